@@ -293,3 +293,8 @@ def test_commit_is_of_this_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_empty_row_rejected() -> None:
     with pytest.raises(ValueError, match="seeds must hold one value per seed"):
         ResultRow("r", "m", "s", "accuracy", [])
+
+
+def test_published_row_without_seeds() -> None:
+    row = ResultRow("r", "orbit", "shifted", "accuracy", [], 0.965, "earlier code").to_json()
+    assert (row["mean"], row["std"], row["seeds"], row["published"]) == (None, None, [], 0.965)

@@ -131,7 +131,7 @@ class ResultRow:
         method: name of the method, such as ``"teacher"`` or ``"hard"``.
         split: name of the test split, such as ``"centred"`` or ``"shifted"``.
         metric: name of the metric; ``"accuracy"`` is a fraction in [0, 1].
-        seeds: one value per seed, at least one.
+        seeds: one value per seed; empty only for a published result that was not run here.
         published: the published value on the same scale, or None.
         source: where ``published`` was published, or None.
     """
@@ -145,17 +145,19 @@ class ResultRow:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.seeds) == 0:
+        if len(self.seeds) == 0 and self.published is None:
             raise ValueError(f"seeds must hold one value per seed; got none for {self.method}/{self.split}")
 
     @property
-    def mean(self) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.seeds)
+    def mean(self) -> float | None:
+        """Mean over the seeds; None without seeds."""
+        return statistics.fmean(self.seeds) if self.seeds else None
 
     @property
-    def std(self) -> float:
-        """Sample standard deviation over the seeds; 0.0 for one seed."""
+    def std(self) -> float | None:
+        """Sample standard deviation over the seeds; 0.0 for one seed, None without seeds."""
+        if not self.seeds:
+            return None
         return statistics.stdev(self.seeds) if len(self.seeds) > 1 else 0.0
 
     def to_json(self) -> dict[str, Any]:
