@@ -1,0 +1,228 @@
+"""report.html: one self-contained page about a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import BinaryIO
+
+from matplotlib.figure import Figure
+
+from hardfast.distill.run_dir import atomic_write
+from hardfast.report import figures
+from hardfast.report.load import Run, load_run
+from hardfast.report.tables import Table, config_table, header_table, headline, results_table
+
+__all__ = ["build_report"]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A heading, its figures with their captions, and the sentence for a run that has none of them."""
+
+    title: str
+    parts: tuple[tuple[Callable[[Run], Figure | None], str], ...]
+    absent: str
+
+
+_SECTIONS = (
+    _Section(
+        "What the augmentor does",
+        (
+            (
+                figures.augmented_images,
+                (
+                    "The same test images through training: what the augmentor shows to the student, in rows from the "
+                    "first step to the last. The random augmentor draws from the learned one's initial distribution."
+                ),
+            ),
+            (
+                figures.scale_curves,
+                (
+                    "Standard deviations of the six entries of the affine matrix, in normalised coordinates (the image "
+                    "spans −1 to 1). Where translation grows and the linear part does not, the augmentor has found an "
+                    "invariance to shifts."
+                ),
+            ),
+        ),
+        "No snapshots.npz and no logged scales: nothing to show of the augmentor.",
+    ),
+    _Section(
+        "Accuracy under shifts",
+        (
+            (figures.shift_maps, "Accuracy at every shift of the test images, mean of the seeds."),
+            (
+                figures.shift_curve,
+                (
+                    "Mean over all shifts of a length, rounded to whole pixels, and over the seeds. No method saw this "
+                    "test set in training or selection."
+                ),
+            ),
+        ),
+        "No shift_accuracy.npz: no method of this run was evaluated under shifts.",
+    ),
+    _Section(
+        "Training",
+        (
+            (figures.accuracy_curves, "Accuracy on held-out centred images, one line per seed."),
+            (figures.loss_curves, "One line per seed; neighbouring steps are averaged where they are many."),
+            (
+                figures.alternation,
+                (
+                    "Left, of one seed: the student's steps lower the disagreement, the augmentor's raise it, while the "
+                    "teacher's own answer stays near that on the clean image. Right: one line per seed."
+                ),
+            ),
+        ),
+        "No metrics.jsonl with steps in it: no curves.",
+    ),
+)
+
+_CSS = """
+:root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; --accent: #00795a; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 54rem; background: #fff; color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { margin: 0; font-size: 1.9rem; letter-spacing: -0.01em; }
+h2 { margin: 2.75rem 0 0.75rem; font-size: 1.2rem; border-bottom: 1px solid var(--line); padding-bottom: 0.3rem; }
+p { margin: 0.5rem 0; }
+.about, figcaption, .notes, .absent { color: var(--soft); font-size: 0.875rem; }
+.headline { margin: 1.25rem 0 0; font-size: 1.15rem; border-left: 3px solid var(--accent); padding-left: 0.9rem; }
+.missing { margin: 1.25rem 0 0; padding: 0.7rem 1rem; background: #fff8e6; border: 1px solid #f0dca8; border-radius: 4px;
+  font-size: 0.9rem; }
+.missing ul { margin: 0.3rem 0 0; padding-left: 1.2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.925rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.35rem 1.1rem 0.35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
+thead th { border-bottom: 1px solid #999; font-weight: 600; color: var(--soft); vertical-align: bottom; }
+table.numeric :is(th, td):not(:first-child) { text-align: right; padding: 0.35rem 0 0.35rem 1.4rem; white-space: nowrap; }
+tr.strong td { font-weight: 650; background: #f1f8f5; }
+.details td { overflow-wrap: anywhere; }
+.details td:nth-child(2) { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.82rem; }
+.details td:nth-child(3) { white-space: nowrap; color: var(--soft); }
+figure { margin: 1.25rem 0 1.75rem; }
+figure svg { display: block; width: 100%; height: auto; }
+figcaption { margin-top: 0.4rem; }
+@media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
+"""
+
+
+def build_report(run: Path) -> Path:
+    """Write ``report.html`` into a run directory: one page that needs no network and no JavaScript.
+
+    Args:
+        run: directory of a run, finished or not.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        BrokenRunError: the directory holds no run, or a file in it is damaged; the message names the file.
+        OSError: the page cannot be written.
+    """
+    loaded = load_run(Path(run))
+    with figures.style():
+        page = _page(loaded).encode("utf-8")
+
+    def write(file: BinaryIO) -> None:
+        file.write(page)
+
+    return atomic_write(loaded.path / "report.html", write)
+
+
+def _page(run: Run) -> str:
+    body = [
+        f"<header><h1>{escape(run.recipe)}</h1>",
+        f'<p class="about">{escape(_about(run))}</p></header>',
+        _headline(run),
+        _missing(run),
+        _results(run),
+        *(_section(run, section) for section in _SECTIONS),
+        _details("Configuration", None if run.config is None else config_table(run.config), "config.json"),
+        _details("How it was run", None if run.header is None else header_table(run.header), "results.json"),
+    ]
+    head = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(run.recipe)}: hardfast report</title>\n<style>{_CSS}</style>\n</head>\n"
+    )
+    return head + "<body>\n" + "\n".join(part for part in body if part) + "\n</body>\n</html>\n"
+
+
+def _about(run: Run) -> str:
+    seeds = len({part.seed for part in run.methods})
+    parts = [f"{seeds} seed{'' if seeds == 1 else 's'}"] if seeds else []
+    header = run.header or {}
+    if isinstance(header.get("seconds"), (int, float)):
+        parts.append(f"{_duration(header['seconds'])} of wall-clock time")
+    machine = header.get("machine")
+    if isinstance(machine, dict) and machine.get("cpu"):
+        parts.append(f"{machine['cpu']}, {machine.get('cores', '?')} cores")
+    if header.get("date"):
+        parts.append(str(header["date"]))
+    return " · ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _headline(run: Run) -> str:
+    sentence = headline(run.rows)
+    return f'<p class="headline">{escape(sentence)}</p>' if sentence else ""
+
+
+def _missing(run: Run) -> str:
+    if not run.missing:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in run.missing)
+    return f'<div class="missing">This run is incomplete.<ul>{items}</ul></div>'
+
+
+def _results(run: Run) -> str:
+    if not run.rows:
+        return '<h2>Results</h2>\n<p class="absent">No results yet.</p>'
+    return "<h2>Results</h2>\n" + _table(results_table(run.rows))
+
+
+def _section(run: Run, section: _Section) -> str:
+    shown = []
+    for draw, caption in section.parts:
+        figure = draw(run)
+        if figure is not None:
+            svg = figures.to_svg(figure)
+            label = escape(caption, quote=True)
+            shown.append(
+                f'<figure><div role="img" aria-label="{label}">{svg}</div>'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+    content = "\n".join(shown) or f'<p class="absent">{escape(section.absent)}</p>'
+    return f"<h2>{escape(section.title)}</h2>\n{content}"
+
+
+def _details(title: str, table: Table | None, file: str) -> str:
+    content = (
+        _table(table, "details") if table is not None else f'<p class="absent">{escape(file)} is missing.</p>'
+    )
+    return f"<h2>{escape(title)}</h2>\n{content}"
+
+
+def _table(table: Table, kind: str = "") -> str:
+    kind = "numeric" if table.numeric else kind
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    lines = []
+    for index, row in enumerate(table.rows):
+        mark = ' class="strong"' if index in table.strong else ""
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+    notes = "".join(f'<p class="notes">{escape(note)}</p>' for note in table.notes)
+    return (
+        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>{notes}"
+    )

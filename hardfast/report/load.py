@@ -1,0 +1,215 @@
+"""Read a run directory back, complete or not, and say which file is broken."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardfast.distill.run_dir import ResultRow
+
+__all__ = ["BrokenRunError", "MethodRun", "Run", "load_run"]
+
+_METHOD_ORDER = ("teacher", "student", "distillation", "random_affine", "hard")
+_SNAPSHOTS = ("steps", "clean", "augmented")
+_SHIFTS = ("dx_px", "dy_px", "accuracy")
+
+
+class BrokenRunError(ValueError):
+    """A file of a run directory cannot be read; the message names it."""
+
+
+@dataclass
+class MethodRun:
+    """What one method and seed left on disk.
+
+    Args:
+        method: name of the method.
+        seed: seed.
+        metrics: the lines of metrics.jsonl, in order.
+        snapshots: the arrays of snapshots.npz, or None.
+        shifts: the arrays of shift_accuracy.npz, or None.
+    """
+
+    method: str
+    seed: int
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    snapshots: dict[str, np.ndarray] | None = None
+    shifts: dict[str, np.ndarray] | None = None
+
+    def series(self, name: str, phase: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return steps and values ([n] float64 each) of a metric, optionally of one phase only."""
+        lines = [line for line in self.metrics if isinstance(line.get(name), (int, float))]
+        if phase is not None:
+            lines = [line for line in lines if line.get("phase") == phase]
+        steps = np.array([line["step"] for line in lines], dtype=np.float64)
+        return steps, np.array([line[name] for line in lines], dtype=np.float64)
+
+
+@dataclass
+class Run:
+    """A run directory in memory.
+
+    Args:
+        path: the directory.
+        config: content of config.json, or None.
+        header: header of results.json, or None.
+        rows: rows of results.json.
+        methods: one entry per method and seed, teacher first.
+        missing: a sentence for each piece that is not there.
+    """
+
+    path: Path
+    config: dict[str, Any] | None
+    header: dict[str, Any] | None
+    rows: list[ResultRow]
+    methods: list[MethodRun]
+    missing: list[str]
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe, or of the directory where nothing on disk says it."""
+        if self.config is not None and isinstance(self.config.get("recipe"), str):
+            return self.config["recipe"]
+        return self.rows[0].recipe if self.rows else self.path.resolve().name
+
+    def of(self, method: str) -> list[MethodRun]:
+        """Return the seeds of one method."""
+        return [run for run in self.methods if run.method == method]
+
+    def method_names(self) -> list[str]:
+        """Return the methods on disk, in the order of the report."""
+        return list(dict.fromkeys(run.method for run in self.methods))
+
+
+def method_rank(method: str) -> tuple[int, str]:
+    """Sort key: the known methods from teacher to HARD, then the others by name."""
+    known = method in _METHOD_ORDER
+    return (_METHOD_ORDER.index(method) if known else len(_METHOD_ORDER), "" if known else method)
+
+
+def load_run(path: Path) -> Run:
+    """Read a run directory; pieces that are absent are listed in ``missing``.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        BrokenRunError: the directory holds no run, or one of its files is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{path} is not a directory; give the directory of a run, such as runs/RECIPE/TIME"
+        )
+    config = _read_json(path / "config.json")
+    results = _read_json(path / "results.json")
+    methods = [_load_method(child) for child in sorted(path.glob("*/seed-*")) if _is_method(child)]
+    methods.sort(key=lambda run: (method_rank(run.method), run.seed))
+    if config is None and results is None and not methods:
+        raise BrokenRunError(
+            f"{path} is not the directory of a run: it has no config.json, no results.json and no METHOD/seed-N"
+        )
+    header, rows = _results(path / "results.json", results)
+    return Run(path, config, header, rows, methods, _missing(config, results, methods))
+
+
+def _is_method(path: Path) -> bool:
+    return path.is_dir() and re.fullmatch(r"seed-\d+", path.name) is not None
+
+
+def _missing(config: object, results: object, methods: list[MethodRun]) -> list[str]:
+    missing = []
+    if config is None:
+        missing.append("config.json is missing: the configuration is unknown.")
+    if results is None:
+        missing.append(
+            "results.json is missing: the run was interrupted before its first results, or is still going."
+        )
+    for run in methods:
+        where = f"{run.method}/seed-{run.seed}"
+        if not run.metrics:
+            missing.append(f"{where}/metrics.jsonl is missing or empty: no curves for it.")
+        if run.shifts is None:
+            missing.append(f"{where}/shift_accuracy.npz is missing: it was not evaluated on the shifts.")
+        if run.snapshots is None and run.method in ("hard", "random_affine"):
+            missing.append(f"{where}/snapshots.npz is missing: no pictures of its augmented images.")
+    return missing
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BrokenRunError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, dict):
+        raise BrokenRunError(f"cannot read {path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _results(path: Path, results: dict[str, Any] | None) -> tuple[dict[str, Any] | None, list[ResultRow]]:
+    if results is None:
+        return None, []
+    fields = ("recipe", "method", "split", "metric", "seeds", "published", "source")
+    try:
+        rows = [ResultRow(**{name: row[name] for name in fields}) for row in results["rows"]]
+        for row in rows:
+            row.to_json()
+        header = dict(results["header"])
+    except KeyError as error:
+        raise BrokenRunError(f"cannot read {path}: {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise BrokenRunError(f"cannot read {path}: {error}") from error
+    return header, sorted(rows, key=lambda row: method_rank(row.method))
+
+
+def _load_method(path: Path) -> MethodRun:
+    return MethodRun(
+        method=path.parent.name,
+        seed=int(path.name.removeprefix("seed-")),
+        metrics=_read_metrics(path / "metrics.jsonl"),
+        snapshots=_read_arrays(path / "snapshots.npz", _SNAPSHOTS),
+        shifts=_read_arrays(path / "shift_accuracy.npz", _SHIFTS),
+    )
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl; a last line without its newline is of a run that goes on, or was killed, and is left out."""
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BrokenRunError(f"cannot read {path}: {error}") from error
+    lines = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+            float(record["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise BrokenRunError(
+                f'cannot read {path}: line {number} is not a JSON object with a "step"'
+            ) from error
+        lines.append(record)
+    return lines
+
+
+def _read_arrays(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray] | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BrokenRunError(f"cannot read {path}: {error}") from error
+    absent = [name for name in required if name not in arrays]
+    if absent:
+        raise BrokenRunError(f"cannot read {path}: it lacks {', '.join(absent)}")
+    if len({len(arrays[name]) for name in required if name != "clean"}) != 1:
+        raise BrokenRunError(f"cannot read {path}: {', '.join(required)} differ in length")
+    return arrays
