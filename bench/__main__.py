@@ -1,0 +1,94 @@
+"""``python -m bench``: hardfast beside eager and compiled PyTorch on this machine, medians and ratios."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from bench.cases import Case, all_cases
+from bench.timing import Timing, time_alternating
+from hardfast import __version__, _native
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--filter", default="", help="only cases whose name contains this")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--json", type=Path, help="write machine, versions and rows to this file")
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    rows, missed = [], []
+    print(f"{'case':44}{'hardfast ms':>13}{'eager ms':>12}{'compiled ms':>13}{'/ eager':>9}{'/ compiled':>12}  floors")
+    for case in all_cases():
+        if args.filter not in case.name:
+            continue
+        timings = measure(case, args.rounds, compiled=not args.no_compile)
+        ratios = {peer: timings[peer].median_ms / timings["hardfast"].median_ms for peer in timings if peer != "hardfast"}
+        below = [peer for peer, floor in case.floors.items() if peer in ratios and ratios[peer] < floor]
+        missed += [f"{case.name}: {ratios[peer]:.2f}x {peer}, floor {case.floors[peer]}x" for peer in below]
+        print_row(case, timings, ratios, bool(below))
+        rows += [
+            {
+                "op": case.op,
+                "case": case.size,
+                "pass": case.pass_name,
+                "dtype": "float32",
+                "device": "cpu",
+                "implementation": name,
+                "median_ms": timing.median_ms,
+                "iqr_ms": timing.iqr_ms,
+            }
+            for name, timing in timings.items()
+        ]
+    if args.json:
+        args.json.write_text(json.dumps({"header": header(args.threads), "rows": rows}, indent=1) + "\n")
+    for line in missed:
+        print("below its floor:", line)
+    return 1 if missed else 0
+
+
+def measure(case: Case, rounds: int, compiled: bool) -> dict[str, Timing]:
+    functions = {"hardfast": case.ours, "eager": case.eager}
+    if compiled:
+        torch.compiler.reset()
+        functions["compiled"] = torch.compile(case.eager)
+    return time_alternating({name: case.runner(function) for name, function in functions.items()}, rounds=rounds)
+
+
+def print_row(case: Case, timings: dict[str, Timing], ratios: dict[str, float], below: bool) -> None:
+    def cell(values: dict[str, str], key: str) -> str:
+        return values.get(key, "-")
+
+    times = {name: f"{timing.median_ms:.3f}" for name, timing in timings.items()}
+    speedups = {name: f"{ratio:.2f}x" for name, ratio in ratios.items()}
+    floors = ", ".join(f"{floor}x {peer}" for peer, floor in case.floors.items())
+    print(
+        f"{case.name:44}{times['hardfast']:>13}{times['eager']:>12}{cell(times, 'compiled'):>13}"
+        f"{speedups['eager']:>9}{cell(speedups, 'compiled'):>12}  {floors}{'  MISSED' if below else ''}",
+        flush=True,
+    )
+
+
+def header(threads: int) -> dict[str, object]:
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "hardfast": __version__,
+        "commit": git.stdout.strip() or None,
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "cpu_isa": _native.cpu_isa(),
+        "threads": threads,
+        "copy_bandwidth_gb_s": _native.copy_bandwidth(64, threads) / 1e9,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,21 @@
+"""hardfast: fast differentiable ops, learned augmentors and guided diffusion for robust knowledge distillation."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hardfast.ops import affine_warp, backends, kl_disagreement
+
+__version__ = version("hardfast")
+__all__ = ["__version__", "affine_warp", "backends", "kl_disagreement"]
+
+
+def __getattr__(name: str) -> Any:
+    # The ops import torch, which takes seconds: `hardfast --help` does without.
+    if name in __all__:
+        from hardfast import ops
+
+        return getattr(ops, name)
+    raise AttributeError(f"module 'hardfast' has no attribute {name!r}")

@@ -1,0 +1,274 @@
+"""``affine_warp``: sample images under one affine map a sample, without ever storing the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hardfast import reference
+from hardfast.ops import _checks
+from hardfast.ops._library import LIBRARY, register_fallback
+
+MODES = ("bilinear", "nearest")
+PADDING_MODES = ("zeros", "border", "reflection", "fill")
+
+LIBRARY.define(
+    "affine_warp(Tensor image, Tensor theta, Tensor? fill, SymInt[2] size, str mode, str padding_mode, "
+    "bool align_corners) -> Tensor"
+)
+LIBRARY.define(
+    "_affine_warp_backward(Tensor grad, Tensor image, Tensor theta, Tensor? fill, str mode, str padding_mode, "
+    "bool align_corners, bool[2] output_mask) -> (Tensor, Tensor)"
+)
+
+
+def affine_warp(
+    image: Tensor,
+    theta: Tensor,
+    size: Sequence[int] | None = None,
+    *,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+    fill: float | Sequence[float] | Tensor | None = None,
+) -> Tensor:
+    """Warps each image of a batch by its own affine map.
+
+    Equivalent to::
+
+        grid = F.affine_grid(theta, [B, C, *size], align_corners)
+        F.grid_sample(image, grid, mode, padding_mode, align_corners)
+
+    except that coordinates of float16 and bfloat16 images are float32, and that ``padding_mode="fill"`` exists.
+
+    Args:
+        image: ``[B, C, H, W]``, float32, float64, float16 or bfloat16, any strides.
+        theta: ``[B, 2, 3]``, maps normalised output positions ``(x, y, 1)`` to normalised input positions, where
+            -1 and 1 are the edges of the image (with ``align_corners``, the centres of its corner pixels). Any
+            floating dtype up to float32, and float64 for a float64 image. Finite.
+        size: ``(H_out, W_out)`` in pixels; that of ``image`` if None.
+        mode: ``"bilinear"`` or ``"nearest"``.
+        padding_mode: what lies outside the image: ``"zeros"``, ``"border"``, ``"reflection"`` or ``"fill"``.
+        align_corners: as in ``F.grid_sample``.
+        fill: the value outside the image for ``padding_mode="fill"``: a number, or one a channel ``[C]``, or one a
+            sample and channel ``[B, C]``. 0 if None.
+
+    Returns:
+        ``[B, C, H_out, W_out]`` in the dtype and memory format of ``image``.
+
+    Gradients: to ``image``, ``theta`` and ``fill``, to any order; bitwise reproducible on the CPU for any number of
+    threads. With ``mode="nearest"`` the gradient to ``theta`` is zero, as in PyTorch.
+
+    Memory: the output, and per thread a scratch of at most 0.5 MiB forward; the gradients and, per thread, a scratch
+    of the size of one image in the backward.
+
+    Errors: ``TypeError`` and ``ValueError`` name the argument. On a GPU and in compiled graphs the values of
+    ``theta`` are not inspected: there a non-finite position samples the outside (the first pixel for
+    ``"border"`` and ``"reflection"``).
+
+    Source: Jaderberg et al., Spatial Transformer Networks, 2015, equations 1 and 3 to 7.
+    """
+    _check_images(image, theta)
+    _checks.one_of("mode", mode, MODES)
+    _checks.one_of("padding_mode", padding_mode, PADDING_MODES)
+    out_size = _output_size(image, size)
+    if padding_mode != "fill":
+        if fill is not None:
+            raise ValueError(f"fill is used only with padding_mode='fill', got fill with padding_mode={padding_mode!r}")
+        return torch.ops.hardfast.affine_warp(image, theta, None, out_size, mode, padding_mode, align_corners)
+    values = _fill_values(image, 0.0 if fill is None else fill)
+    if values.requires_grad:
+        # The warp is affine in the fill value: what the warped image leaves uncovered shows it.
+        warped = torch.ops.hardfast.affine_warp(image, theta, None, out_size, mode, "zeros", align_corners)
+        covered = torch.ops.hardfast.affine_warp(
+            torch.ones_like(image[:, :1]), theta, None, out_size, mode, "zeros", align_corners
+        )
+        return warped + (1 - covered) * values[:, :, None, None].to(image.dtype)
+    return torch.ops.hardfast.affine_warp(image, theta, values, out_size, mode, padding_mode, align_corners)
+
+
+def _check_images(image: Tensor, theta: Tensor) -> None:
+    _checks.floating_tensor("image", image)
+    _checks.floating_tensor("theta", theta)
+    if image.dim() != 4:
+        raise ValueError(f"image must have shape [B, C, H, W], got {list(image.shape)}")
+    if theta.dim() != 3 or theta.shape[1:] != (2, 3) or theta.shape[0] != image.shape[0]:
+        raise ValueError(f"theta must have shape [{image.shape[0]}, 2, 3] (one map a sample), got {list(theta.shape)}")
+    if theta.device != image.device:
+        raise ValueError(f"theta must be on the device of image, {image.device}, got {theta.device}")
+    if theta.dtype == torch.float64 and image.dtype != torch.float64:
+        raise TypeError(f"theta must be float32 or narrower for a {image.dtype} image, got {theta.dtype}")
+    if image.shape[2] == 0 or image.shape[3] == 0:
+        raise ValueError(f"image must have at least one pixel, got shape {list(image.shape)}")
+    _checks.finite("theta", theta)
+
+
+def _output_size(image: Tensor, size: Sequence[int] | None) -> list[int]:
+    if size is None:
+        return [image.shape[2], image.shape[3]]
+    out_size = list(size)
+    if len(out_size) != 2 or any(isinstance(n, float) or n < 1 for n in out_size):
+        raise ValueError(f"size must be (height, width), two positive whole numbers of pixels, got {size!r}")
+    return out_size
+
+
+def _fill_values(image: Tensor, fill: float | Sequence[float] | Tensor) -> Tensor:
+    """``fill`` as ``[1, C]`` or ``[B, C]`` in the dtype of the arithmetic."""
+    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+    values = torch.as_tensor(fill, dtype=dtype, device=image.device)
+    batch, channels = image.shape[:2]
+    if values.dim() == 0:
+        return values.expand(1, channels)
+    if values.shape in ((channels,), (batch, channels)):
+        return values.reshape(-1, channels)
+    raise ValueError(
+        f"fill must be a number or have shape [C] = [{channels}] or [B, C] = [{batch}, {channels}], "
+        f"got {list(values.shape)}"
+    )
+
+
+@torch.library.register_fake("hardfast::affine_warp", lib=LIBRARY)
+def _fake(
+    image: Tensor, theta: Tensor, fill: Tensor | None, size: list[int], mode: str, padding_mode: str, align: bool
+) -> Tensor:
+    output = image.new_empty([image.shape[0], image.shape[1], size[0], size[1]])
+    return output.contiguous(memory_format=torch.channels_last) if _is_channels_last(image) else output
+
+
+@torch.library.register_fake("hardfast::_affine_warp_backward", lib=LIBRARY)
+def _fake_backward(
+    grad: Tensor,
+    image: Tensor,
+    theta: Tensor,
+    fill: Tensor | None,
+    mode: str,
+    padding_mode: str,
+    align: bool,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor]:
+    grad_image = image.new_empty(image.shape if output_mask[0] else [0])
+    if output_mask[0] and _is_channels_last(image):
+        grad_image = grad_image.contiguous(memory_format=torch.channels_last)
+    return grad_image, theta.new_empty(theta.shape if output_mask[1] else [0])
+
+
+def _is_channels_last(image: Tensor) -> bool:
+    return image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    image, theta, fill, _, mode, padding_mode, align_corners = inputs
+    ctx.save_for_backward(image, theta, fill)
+    ctx.options = (mode, padding_mode, align_corners)
+
+
+def _autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    image, theta, fill = ctx.saved_tensors
+    mask = list(ctx.needs_input_grad[:2])
+    grad_image, grad_theta = torch.ops.hardfast._affine_warp_backward(grad, image, theta, fill, *ctx.options, mask)
+    return grad_image if mask[0] else None, grad_theta if mask[1] else None, None, None, None, None, None
+
+
+def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, image, theta, fill, mode, padding_mode, align_corners, mask = inputs
+    ctx.save_for_backward(grad, image, theta, fill)
+    ctx.options = (mode, padding_mode, align_corners)
+    ctx.mask = mask
+
+
+def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    grad, image, theta, fill = ctx.saved_tensors
+
+    def gradients(grad: Tensor, image: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+        return _reference_backward(grad, image, theta, fill, *ctx.options, ctx.mask)
+
+    _, vjp = torch.func.vjp(gradients, grad, image, theta)
+    return *vjp(grads), None, None, None, None, None
+
+
+torch.library.register_autograd("hardfast::affine_warp", _autograd, setup_context=_setup_context, lib=LIBRARY)
+torch.library.register_autograd(
+    "hardfast::_affine_warp_backward", _double_autograd, setup_context=_setup_context_backward, lib=LIBRARY
+)
+
+
+def _reference(
+    image: Tensor, theta: Tensor, fill: Tensor | None, size: list[int], mode: str, padding_mode: str, align: bool
+) -> Tensor:
+    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align}
+    return reference.affine_warp(image, theta, (size[0], size[1]), fill=0.0 if fill is None else fill, **options)
+
+
+def _reference_backward(
+    grad: Tensor,
+    image: Tensor,
+    theta: Tensor,
+    fill: Tensor | None,
+    mode: str,
+    padding_mode: str,
+    align: bool,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor]:
+    size = list(grad.shape[2:])
+    _, vjp = torch.func.vjp(lambda i, t: _reference(i, t, fill, size, mode, padding_mode, align), image, theta)
+    grad_image, grad_theta = vjp(grad)
+    return (
+        grad_image if output_mask[0] else image.new_empty(0),
+        grad_theta if output_mask[1] else theta.new_empty(0),
+    )
+
+
+register_fallback("affine_warp", _reference)
+register_fallback("_affine_warp_backward", _reference_backward)
+
+
+def _fold(value: Tensor | None, dim: int | None, batch: int) -> Tensor | None:
+    """Joins the mapped dimension (or copies along it) with the batch dimension."""
+    if value is None:
+        return None
+    moved = value.expand(batch, *value.shape) if dim is None else value.movedim(dim, 0)
+    return moved.flatten(0, 1)
+
+
+def _fold_fill(fill: Tensor | None, dim: int | None, batch: int, samples: int) -> Tensor | None:
+    if fill is None:
+        return None
+    moved = fill.expand(batch, *fill.shape) if dim is None else fill.movedim(dim, 0)
+    return moved.expand(batch, samples, moved.shape[-1]).flatten(0, 1)
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    image, theta, fill, *options = args
+    samples = image.shape[0] if in_dims[0] is None else image.movedim(in_dims[0], 0).shape[1]
+    output = torch.ops.hardfast.affine_warp(
+        _fold(image, in_dims[0], info.batch_size),
+        _fold(theta, in_dims[1], info.batch_size),
+        _fold_fill(fill, in_dims[2], info.batch_size, samples),
+        *options,
+    )
+    return output.unflatten(0, (info.batch_size, samples)), 0
+
+
+def _vmap_backward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    grad, image, theta, fill, *options, mask = args
+    samples = grad.shape[0] if in_dims[0] is None else grad.movedim(in_dims[0], 0).shape[1]
+    grads = torch.ops.hardfast._affine_warp_backward(
+        _fold(grad, in_dims[0], info.batch_size),
+        _fold(image, in_dims[1], info.batch_size),
+        _fold(theta, in_dims[2], info.batch_size),
+        _fold_fill(fill, in_dims[3], info.batch_size, samples),
+        *options,
+        mask,
+    )
+    unfolded = tuple(
+        g.unflatten(0, (info.batch_size, samples)) if wanted else g.expand(info.batch_size, 0)
+        for g, wanted in zip(grads, mask, strict=True)
+    )
+    return unfolded, (0, 0)
+
+
+torch.library.register_vmap("hardfast::affine_warp", _vmap, lib=LIBRARY)
+torch.library.register_vmap("hardfast::_affine_warp_backward", _vmap_backward, lib=LIBRARY)

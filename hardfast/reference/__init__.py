@@ -1,0 +1,6 @@
+"""The ops in plain PyTorch: the oracle of the tests, the baseline of the benchmarks, the fallback at run time."""
+
+from hardfast.reference.affine_warp import affine_warp
+from hardfast.reference.kl_disagreement import kl_disagreement
+
+__all__ = ["affine_warp", "kl_disagreement"]

@@ -1,0 +1,18 @@
+// Run-time choice among the instruction sets that the CPU kernels were compiled for.
+#pragma once
+
+#include "affine_warp.h"
+#include "kl_disagreement.h"
+
+namespace hardfast {
+
+struct CpuKernels {
+  const char* isa;  // "x86-64-v2", "x86-64-v3", "x86-64-v4", or "baseline" on other processors
+  AffineWarpKernels affine_warp;
+  KlDisagreementKernels kl_disagreement;
+};
+
+// The best set that this processor runs, or the lesser one that HARDFAST_ISA names. Decided once.
+const CpuKernels& cpu_kernels();
+
+}  // namespace hardfast

@@ -1,0 +1,191 @@
+// Rows of pixels between memory (any dtype, NCHW or channels last) and four-lane pixels in scratch.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/half.h"
+#include "../warp_params.h"
+#include "vec4.h"
+
+HARDFAST_BEGIN
+
+// Widens n elements. Contiguous rows get a loop of their own, which vectorises.
+template <typename T, typename Storage>
+inline void widen_row(const Storage* source, std::int64_t stride, std::int64_t n, T* target) {
+  if (stride == 1) {
+    for (std::int64_t i = 0; i < n; ++i) target[i] = widen(source[i]);
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) target[i] = widen(source[i * stride]);
+  }
+}
+
+template <typename Storage, typename T>
+inline void narrow_row(const T* source, std::int64_t n, Storage* target) {
+  for (std::int64_t i = 0; i < n; ++i) target[i] = narrow<Storage>(source[i]);
+}
+
+// n elements as T: in place where the memory already holds them so, else converted into `buffer`.
+inline const float* row_as(DType dtype, const void* data, std::int64_t offset, std::int64_t stride, std::int64_t n,
+                           float* buffer) {
+  switch (dtype) {
+    case DType::kFloat16: widen_row(static_cast<const Half*>(data) + offset, stride, n, buffer); break;
+    case DType::kBFloat16: widen_row(static_cast<const BFloat16*>(data) + offset, stride, n, buffer); break;
+    default: {
+      const float* source = static_cast<const float*>(data) + offset;
+      if (stride == 1) return source;
+      widen_row(source, stride, n, buffer);
+    }
+  }
+  return buffer;
+}
+
+inline const double* row_as(DType /*dtype*/, const void* data, std::int64_t offset, std::int64_t stride, std::int64_t n,
+                            double* buffer) {
+  const double* source = static_cast<const double*>(data) + offset;
+  if (stride == 1) return source;
+  widen_row(source, stride, n, buffer);
+  return buffer;
+}
+
+// A place to write n elements of T to; commit_row() then brings them to memory where that is elsewhere.
+inline float* row_target(DType dtype, void* data, std::int64_t offset, float* buffer) {
+  return dtype == DType::kFloat32 ? static_cast<float*>(data) + offset : buffer;
+}
+
+inline double* row_target(DType /*dtype*/, void* data, std::int64_t offset, double* /*buffer*/) {
+  return static_cast<double*>(data) + offset;
+}
+
+inline void commit_row(DType dtype, void* data, std::int64_t offset, const float* row, std::int64_t n) {
+  if (dtype == DType::kFloat16) narrow_row(row, n, static_cast<Half*>(data) + offset);
+  if (dtype == DType::kBFloat16) narrow_row(row, n, static_cast<BFloat16*>(data) + offset);
+}
+
+inline void commit_row(DType /*dtype*/, void* /*data*/, std::int64_t /*offset*/, const double* /*row*/,
+                       std::int64_t /*n*/) {}
+
+// Four rows become n pixels of four lanes.
+template <typename T>
+inline void interleave4(const T* a, const T* b, const T* c, const T* d, std::int64_t n, T* pixels) {
+  std::int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    Vec4<T> va = load4(a + i), vb = load4(b + i), vc = load4(c + i), vd = load4(d + i);
+    transpose4(va, vb, vc, vd);
+    store4(pixels + 4 * i, va);
+    store4(pixels + 4 * i + 4, vb);
+    store4(pixels + 4 * i + 8, vc);
+    store4(pixels + 4 * i + 12, vd);
+  }
+  for (; i < n; ++i) store4(pixels + 4 * i, Vec4<T>{a[i], b[i], c[i], d[i]});
+}
+
+// The reverse. Rows that are not wanted may alias a row of junk.
+template <typename T>
+inline void deinterleave4(const T* pixels, std::int64_t n, T* a, T* b, T* c, T* d) {
+  std::int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    Vec4<T> va = load4(pixels + 4 * i), vb = load4(pixels + 4 * i + 4);
+    Vec4<T> vc = load4(pixels + 4 * i + 8), vd = load4(pixels + 4 * i + 12);
+    transpose4(va, vb, vc, vd);
+    store4(a + i, va);
+    store4(b + i, vb);
+    store4(c + i, vc);
+    store4(d + i, vd);
+  }
+  for (; i < n; ++i) {
+    a[i] = pixels[4 * i];
+    b[i] = pixels[4 * i + 1];
+    c[i] = pixels[4 * i + 2];
+    d[i] = pixels[4 * i + 3];
+  }
+}
+
+// Up to four channels of one tensor, and how to reach them.
+struct ChannelBlock {
+  DType dtype;
+  std::int64_t first;     // channel
+  std::int64_t lanes;     // 1 to 4
+  std::int64_t channels;  // of the whole tensor
+};
+
+// Pixels stored with their channels side by side.
+template <typename Void>
+inline bool is_interleaved(const ImageView<Void>& view, std::int64_t channels) {
+  return channels > 1 && view.channel == 1 && view.column == channels;
+}
+
+// n pixels of a block as four lanes each; lanes beyond the block's are zero. `rows` holds 4 * n elements.
+template <typename T>
+inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& block, std::int64_t offset,
+                        std::int64_t n, T* rows, T* pixels) {
+  offset += block.first * view.channel;
+  if (is_interleaved(view, block.channels) && (block.channels <= 4 || sizeof(T) == 8 || block.dtype == DType::kFloat32)) {
+    // One widened run of all channels; each pixel is then one load. The last ones would read past the run.
+    const std::int64_t run = (n - 1) * block.channels + block.lanes;
+    const T* source = row_as(block.dtype, view.data, offset, 1, run, rows);
+    typedef decltype(Vec4<T>{} < Vec4<T>{}) Mask;
+    const Mask lane = {0, 1, 2, 3};
+    const Mask used = lane < static_cast<decltype(lane[0] + 0)>(block.lanes);
+    std::int64_t i = 0;
+    for (; i < n && i * block.channels + 4 <= run; ++i) {
+      store4(pixels + 4 * i, used ? load4(source + i * block.channels) : Vec4<T>{});
+    }
+    for (; i < n; ++i) {
+      Vec4<T> pixel{};
+      for (std::int64_t k = 0; k < block.lanes; ++k) pixel[k] = source[i * block.channels + k];
+      store4(pixels + 4 * i, pixel);
+    }
+    return;
+  }
+  const T* lane[4];
+  for (std::int64_t k = 0; k < 4; ++k) {
+    T* buffer = rows + k * n;
+    if (k < block.lanes) {
+      lane[k] = row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, buffer);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) buffer[i] = T(0);
+      lane[k] = buffer;
+    }
+  }
+  interleave4(lane[0], lane[1], lane[2], lane[3], n, pixels);
+}
+
+// The reverse, into contiguous rows or channels-last pixels. `rows` holds 4 * n elements.
+template <typename T>
+inline void store_pixels(const ImageView<void>& view, const ChannelBlock& block, std::int64_t offset, std::int64_t n,
+                         const T* pixels, T* rows) {
+  offset += block.first * view.channel;
+  if (is_interleaved(view, block.channels)) {
+    if (block.channels == block.lanes) {
+      T* run = row_target(block.dtype, view.data, offset, rows);
+      std::int64_t i = 0;
+      // Four lanes are stored for fewer channels: the next pixel overwrites the rest.
+      for (; (i + 1) * block.channels + 4 <= n * block.channels; ++i) {
+        store4(run + i * block.channels, load4(pixels + 4 * i));
+      }
+      for (; i < n; ++i) {
+        for (std::int64_t k = 0; k < block.lanes; ++k) run[i * block.channels + k] = pixels[4 * i + k];
+      }
+      commit_row(block.dtype, view.data, offset, run, n * block.channels);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const std::int64_t at = offset + i * view.column;
+        T* pixel = row_target(block.dtype, view.data, at, rows);
+        for (std::int64_t k = 0; k < block.lanes; ++k) pixel[k] = pixels[4 * i + k];
+        commit_row(block.dtype, view.data, at, pixel, block.lanes);
+      }
+    }
+    return;
+  }
+  T* lane[4];
+  for (std::int64_t k = 0; k < 4; ++k) {
+    T* buffer = rows + k * n;
+    lane[k] = k < block.lanes ? row_target(block.dtype, view.data, offset + k * view.channel, buffer) : buffer;
+  }
+  deinterleave4(pixels, n, lane[0], lane[1], lane[2], lane[3]);
+  for (std::int64_t k = 0; k < block.lanes; ++k) {
+    commit_row(block.dtype, view.data, offset + k * view.channel, lane[k], n);
+  }
+}
+
+HARDFAST_END

@@ -1,0 +1,213 @@
+// The inner loops of every warp: positions of one run of output pixels, then interpolation, its gradient to the
+// position, or its gradient to the taps, in either window layout.
+#pragma once
+
+#include "../math/interpolation.h"
+#include "../math/padding.h"
+#include "window.h"
+
+HARDFAST_BEGIN
+
+// Positions along an output row, in pixels of the window: x + k * step_x, y + k * step_y.
+template <typename T>
+struct RowPositions {
+  T x, step_x, y, step_y;
+};
+
+// What positions are measured against.
+template <typename T>
+struct Frame {
+  T origin_x, origin_y;  // the window, in the image
+  T length_x, length_y;  // of the image
+  T last_x, last_y;      // largest position whose four taps lie in the window
+  std::int32_t pitch;    // pixels from one row of the window to the next
+  bool align_corners;
+};
+
+// Splits one axis of a position into the cell's first tap and the place within the cell.
+template <bool kNearest, typename T>
+HARDFAST_HD void split_cell(T position, T last, std::int32_t& first, T& within) {
+  const T above = position > T(0) ? position : T(0);  // NaN becomes the first pixel, which is outside the image
+  const T clamped = above < last ? above : last;
+  if (kNearest) {
+    first = static_cast<std::int32_t>(__builtin_rint(clamped));
+    within = T(0);
+  } else {
+    first = static_cast<std::int32_t>(clamped);
+    within = clamped - static_cast<T>(first);
+  }
+}
+
+// Fills ws.x, ws.y, ws.slope_* and ws.column with n cells; column is the pixel's index in the window. With
+// kKeepRow, column and row stay apart, for a "window" that is the whole image and may have no 32-bit index.
+template <typename Pad, bool kNearest, bool kKeepRow, typename T>
+inline void locate(const RowPositions<T>& positions, std::int64_t n, const Frame<T>& frame, Workspace<T>& ws) {
+  for (std::int32_t k = 0; k < static_cast<std::int32_t>(n); ++k) {
+    const T step = static_cast<T>(k);
+    const Padded<T> x = Pad::apply(positions.x + step * positions.step_x, frame.origin_x, frame.length_x,
+                                       frame.align_corners);
+    const Padded<T> y = Pad::apply(positions.y + step * positions.step_y, frame.origin_y, frame.length_y,
+                                       frame.align_corners);
+    std::int32_t column, row;
+    split_cell<kNearest>(x.position, frame.last_x, column, ws.x[k]);
+    split_cell<kNearest>(y.position, frame.last_y, row, ws.y[k]);
+    ws.column[k] = kKeepRow ? column : row * frame.pitch + column;
+    if (kKeepRow) ws.row[k] = row;
+    if (Pad::kBends) {
+      ws.slope_x[k] = x.slope;
+      ws.slope_y[k] = y.slope;
+    }
+  }
+}
+
+// Repeats the last cell up to a whole vector: reads there stay in bounds, and their results count for nothing.
+template <typename T>
+inline void pad_cells(std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t k = n; k % 4 != 0; ++k) {
+    ws.column[k] = ws.column[n - 1];
+    ws.x[k] = ws.x[n - 1];
+    ws.y[k] = ws.y[n - 1];
+    ws.slope_x[k] = ws.slope_y[k] = T(0);
+  }
+}
+
+template <typename T>
+HARDFAST_HD Taps<Vec4<T>> channel_taps(const T* cell, std::int64_t pitch) {
+  return {load4(cell), load4(cell + 4), load4(cell + 4 * pitch), load4(cell + 4 * pitch + 4)};
+}
+
+// Four cells in tap layout, turned into one vector of pixels a tap.
+template <typename T>
+HARDFAST_HD Taps<Vec4<T>> pixel_taps(const T* window, const std::int32_t* index) {
+  Vec4<T> a = load4(window + 4 * std::int64_t{index[0]}), b = load4(window + 4 * std::int64_t{index[1]});
+  Vec4<T> c = load4(window + 4 * std::int64_t{index[2]}), d = load4(window + 4 * std::int64_t{index[3]});
+  transpose4(a, b, c, d);
+  return {a, b, c, d};
+}
+
+// Forward: ws.pixels gets n pixels of four channels.
+template <bool kNearest, typename T>
+inline void sample_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; ++k) {
+    const T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
+    const Vec4<T> value = kNearest ? load4(cell) : bilinear(channel_taps(cell, pitch), splat4(ws.x[k]), splat4(ws.y[k]));
+    store4(ws.pixels + 4 * k, value);
+  }
+}
+
+// Forward, tap layout: n values of one channel.
+template <bool kNearest, typename T>
+inline void sample_taps(std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; k += 4) {
+    const Taps<Vec4<T>> taps = pixel_taps(ws.window, ws.column + k);
+    store4(ws.pixels + k, kNearest ? taps.v00 : bilinear(taps, load4(ws.x + k), load4(ws.y + k)));
+  }
+}
+
+// Sums over a run of the gradient to the position: plain, and times k.
+template <typename T>
+struct RowSums {
+  T x, x_times_k, y, y_times_k;
+};
+
+template <typename T>
+struct RowSumsVec {
+  Vec4<T> x{}, x_times_k{}, y{}, y_times_k{};
+
+  HARDFAST_HD void add(const PositionGradient<Vec4<T>>& gradient, Vec4<T> k) {
+    x += gradient.x;
+    x_times_k += gradient.x * k;
+    y += gradient.y;
+    y_times_k += gradient.y * k;
+  }
+
+  HARDFAST_HD void add(const RowSumsVec& other) {
+    x += other.x;
+    x_times_k += other.x_times_k;
+    y += other.y;
+    y_times_k += other.y_times_k;
+  }
+
+  RowSums<T> total() const { return {sum4<T>(x), sum4<T>(x_times_k), sum4<T>(y), sum4<T>(y_times_k)}; }
+};
+
+// Gradient to the position; ws.pixels holds the gradient of the output, [n] pixels of four channels.
+template <typename Pad, typename T>
+inline RowSums<T> grad_position_channels(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws) {
+  const auto gradient = [&](std::int64_t k) __attribute__((always_inline)) {
+    const Taps<Vec4<T>> taps = channel_taps(ws.window + 4 * std::int64_t{ws.column[k]}, pitch);
+    PositionGradient<Vec4<T>> result =
+        grad_bilinear_position(taps, splat4(ws.x[k]), splat4(ws.y[k]), load4(ws.pixels + 4 * k));
+    if (Pad::kBends) {
+      result.x *= splat4(ws.slope_x[k]);
+      result.y *= splat4(ws.slope_y[k]);
+    }
+    return result;
+  };
+  RowSumsVec<T> even, odd;  // two chains of additions, to hide their latency
+  std::int64_t k = 0;
+  for (; k + 2 <= n; k += 2) {
+    even.add(gradient(k), splat4(static_cast<T>(k)));
+    odd.add(gradient(k + 1), splat4(static_cast<T>(k + 1)));
+  }
+  if (k < n) even.add(gradient(k), splat4(static_cast<T>(k)));
+  even.add(odd);
+  return even.total();
+}
+
+// The same in tap layout; ws.pixels holds [n] values, and zeros up to a whole vector.
+template <typename Pad, typename T>
+inline RowSums<T> grad_position_taps(std::int64_t n, const Workspace<T>& ws) {
+  RowSumsVec<T> sums;
+  const Vec4<T> lane = {0, 1, 2, 3};
+  for (std::int64_t k = 0; k < n; k += 4) {
+    const Taps<Vec4<T>> taps = pixel_taps(ws.window, ws.column + k);
+    PositionGradient<Vec4<T>> gradient =
+        grad_bilinear_position(taps, load4(ws.x + k), load4(ws.y + k), load4(ws.pixels + k));
+    if (Pad::kBends) {
+      gradient.x *= load4(ws.slope_x + k);
+      gradient.y *= load4(ws.slope_y + k);
+    }
+    sums.add(gradient, splat4(static_cast<T>(k)) + lane);
+  }
+  return sums.total();
+}
+
+template <typename T>
+HARDFAST_HD void accumulate4(T* target, Vec4<T> value) {
+  store4(target, load4(target) + value);
+}
+
+// Gradient to the window; ws.pixels holds the gradient of the output.
+template <bool kNearest, typename T>
+inline void scatter_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; ++k) {
+    T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
+    const Vec4<T> grad = load4(ws.pixels + 4 * k);
+    if (kNearest) {
+      accumulate4(cell, grad);
+      continue;
+    }
+    const Taps<Vec4<T>> taps = grad_bilinear_taps(splat4(ws.x[k]), splat4(ws.y[k]), grad);
+    accumulate4(cell, taps.v00);
+    accumulate4(cell + 4, taps.v01);
+    accumulate4(cell + 4 * pitch, taps.v10);
+    accumulate4(cell + 4 * pitch + 4, taps.v11);
+  }
+}
+
+template <bool kNearest, typename T>
+inline void scatter_taps(std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; k += 4) {
+    const Vec4<T> grad = load4(ws.pixels + k);
+    Taps<Vec4<T>> taps{grad, Vec4<T>{}, Vec4<T>{}, Vec4<T>{}};
+    if (!kNearest) taps = grad_bilinear_taps(load4(ws.x + k), load4(ws.y + k), grad);
+    transpose4(taps.v00, taps.v01, taps.v10, taps.v11);
+    accumulate4(ws.window + 4 * std::int64_t{ws.column[k]}, taps.v00);
+    accumulate4(ws.window + 4 * std::int64_t{ws.column[k + 1]}, taps.v01);
+    accumulate4(ws.window + 4 * std::int64_t{ws.column[k + 2]}, taps.v10);
+    accumulate4(ws.window + 4 * std::int64_t{ws.column[k + 3]}, taps.v11);
+  }
+}
+
+HARDFAST_END

@@ -1,0 +1,201 @@
+// A window of the input, copied into cache as four-lane pixels with everything outside the image filled in, so that
+// interpolation needs no bounds test and one load a tap.
+//
+// Two layouts: up to four *channels* a pixel, or, for a single channel, its four bilinear *taps* a pixel
+// (itself, right, below, below right), so that one load brings a whole cell.
+#pragma once
+
+#include <cstdint>
+
+#include "rows.h"
+
+HARDFAST_BEGIN
+
+// Ring of outside pixels around the image: positions are clamped to [-kRing, length], where all taps lie outside.
+constexpr std::int64_t kRing = 2;
+constexpr std::int64_t kChunk = 256;                // output pixels handled at once
+constexpr std::int64_t kWindowBytes = 448 * 1024;   // fits the 512 kB second-level caches of current processors
+constexpr std::int64_t kMaxWindowWidth = 2048;
+
+struct Window {
+  std::int64_t x, y, width, height;  // position in the image (may be negative), size in pixels
+
+  std::int64_t area() const { return width * height; }
+};
+
+template <typename T>
+constexpr std::int64_t kWindowPixels = kWindowBytes / (4 * static_cast<std::int64_t>(sizeof(T)));
+
+// Scratch of one thread, allocated at its first use and kept.
+template <typename T>
+struct Workspace {
+  alignas(64) T window[4 * kWindowPixels<T>];
+  alignas(64) T rows[4 * kMaxWindowWidth];        // conversion
+  alignas(64) T edge_rows[2][kMaxWindowWidth + 4];  // two padded rows of a single channel
+  alignas(64) T pixels[4 * kChunk];               // one chunk of output, or of its gradient
+  alignas(64) T x[kChunk], y[kChunk];             // position inside the cell
+  alignas(64) T slope_x[kChunk], slope_y[kChunk]; // of the padding rule
+  alignas(64) std::int32_t column[kChunk], row[kChunk];  // of the cell's first tap
+
+  static Workspace& of_this_thread() {
+    thread_local Holder holder;
+    if (!holder.workspace) holder.workspace = new Workspace;
+    return *holder.workspace;
+  }
+
+ private:
+  struct Holder {
+    Workspace* workspace = nullptr;
+    ~Holder() { delete workspace; }
+  };
+};
+
+// One sample of a tensor with its sizes and what lies outside of it.
+template <typename T>
+struct Source {
+  ImageView<const void> view;
+  std::int64_t offset;  // of the sample, in elements
+  std::int64_t height, width;
+  const T* fill;  // per channel, or null for zeros
+  std::int64_t fill_stride;
+
+  T outside(std::int64_t channel) const { return fill ? fill[channel * fill_stride] : T(0); }
+};
+
+template <typename T>
+inline Vec4<T> outside_pixel(const Source<T>& source, const ChannelBlock& block) {
+  Vec4<T> pixel{};
+  for (std::int64_t k = 0; k < block.lanes; ++k) pixel[k] = source.outside(block.first + k);
+  return pixel;
+}
+
+// The part of a window's row, or column, that lies in the image: [begin, end), counted from the window.
+struct Inside {
+  std::int64_t begin, end;
+};
+
+inline Inside inside(std::int64_t first, std::int64_t count, std::int64_t length) {
+  const std::int64_t begin = first < 0 ? (-first < count ? -first : count) : 0;
+  const std::int64_t end = length - first < count ? length - first : count;
+  return {begin, end > begin ? end : begin};
+}
+
+// Channel layout.
+template <typename T>
+inline void pack_channels(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
+  const Vec4<T> outside = outside_pixel(source, block);
+  const Inside columns = inside(window.x, window.width, source.width);
+  const Inside rows = inside(window.y, window.height, source.height);
+  for (std::int64_t j = 0; j < window.height; ++j) {
+    T* target = ws.window + 4 * j * window.width;
+    const bool empty = j < rows.begin || j >= rows.end || columns.begin == columns.end;
+    const std::int64_t begin = empty ? window.width : columns.begin, end = empty ? window.width : columns.end;
+    for (std::int64_t i = 0; i < begin; ++i) store4(target + 4 * i, outside);
+    if (begin < end) {
+      const std::int64_t at =
+          source.offset + (window.y + j) * source.view.row + (window.x + begin) * source.view.column;
+      load_pixels(source.view, block, at, end - begin, ws.rows, target + 4 * begin);
+    }
+    for (std::int64_t i = end; i < window.width; ++i) store4(target + 4 * i, outside);
+  }
+}
+
+// One row of a single channel with its surroundings, `width` elements.
+template <typename T>
+inline void pad_row(const Source<T>& source, const ChannelBlock& block, const Window& window, std::int64_t j,
+                    const Inside& columns, T* rows, T* target) {
+  const std::int64_t y = window.y + j;
+  const T outside = source.outside(block.first);
+  const bool empty = y < 0 || y >= source.height;
+  const std::int64_t begin = empty ? window.width : columns.begin, end = empty ? window.width : columns.end;
+  for (std::int64_t i = 0; i < begin; ++i) target[i] = outside;
+  if (begin < end) {
+    const std::int64_t at = source.offset + block.first * source.view.channel + y * source.view.row +
+                            (window.x + begin) * source.view.column;
+    const T* row = row_as(block.dtype, source.view.data, at, source.view.column, end - begin, rows);
+    for (std::int64_t i = begin; i < end; ++i) target[i] = row[i - begin];
+  }
+  for (std::int64_t i = end; i < window.width; ++i) target[i] = outside;
+}
+
+// Tap layout. The last row and column of the window only serve as taps of those before.
+template <typename T>
+inline void pack_taps(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
+  const Inside columns = inside(window.x, window.width, source.width);
+  T *upper = ws.edge_rows[0], *lower = ws.edge_rows[1];
+  upper[window.width] = lower[window.width] = T(0);
+  pad_row(source, block, window, 0, columns, ws.rows, upper);
+  for (std::int64_t j = 0; j + 1 < window.height; ++j) {
+    pad_row(source, block, window, j + 1, columns, ws.rows, lower);
+    interleave4(upper, upper + 1, lower, lower + 1, window.width, ws.window + 4 * j * window.width);
+    T* swap = upper;
+    upper = lower;
+    lower = swap;
+  }
+}
+
+// Where output pixels lie too far apart for a window, each brings its own cell of four taps: [n] cells in ws.window.
+template <typename T>
+inline Vec4<T> load_tap(const Source<T>& source, const ChannelBlock& block, std::int64_t x, std::int64_t y, T* buffer) {
+  if (x < 0 || x >= source.width || y < 0 || y >= source.height) return outside_pixel(source, block);
+  Vec4<T> pixel{};
+  const std::int64_t at = source.offset + block.first * source.view.channel + y * source.view.row + x * source.view.column;
+  for (std::int64_t k = 0; k < block.lanes; ++k) {
+    pixel[k] = *row_as(block.dtype, source.view.data, at + k * source.view.channel, 1, 1, buffer);
+  }
+  return pixel;
+}
+
+template <typename T>
+inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t x = ws.column[i] - kRing, y = ws.row[i] - kRing;
+    const Vec4<T> v00 = load_tap(source, block, x, y, ws.rows), v01 = load_tap(source, block, x + 1, y, ws.rows);
+    const Vec4<T> v10 = load_tap(source, block, x, y + 1, ws.rows), v11 = load_tap(source, block, x + 1, y + 1, ws.rows);
+    if (block.lanes == 1) {
+      store4(ws.window + 4 * i, Vec4<T>{v00[0], v01[0], v10[0], v11[0]});
+    } else {
+      store4(ws.window + 16 * i, v00);
+      store4(ws.window + 16 * i + 4, v01);
+      store4(ws.window + 16 * i + 8, v10);
+      store4(ws.window + 16 * i + 12, v11);
+    }
+  }
+}
+
+// The gradient of a window goes back the same way: channel layout.
+template <typename T>
+inline void unpack_channels(const Window& window, const ImageView<void>& view, const ChannelBlock& block,
+                            std::int64_t offset, const Window& tile, Workspace<T>& ws) {
+  for (std::int64_t y = tile.y; y < tile.y + tile.height; ++y) {
+    const T* pixels = ws.window + 4 * ((y - window.y) * window.width + (tile.x - window.x));
+    store_pixels(view, block, offset + y * view.row + tile.x * view.column, tile.width, pixels, ws.rows);
+  }
+}
+
+// Tap layout: a pixel's gradient is the sum of what its four cells hold for it.
+template <typename T>
+inline void unpack_taps(const Window& window, const ImageView<void>& view, const ChannelBlock& block,
+                        std::int64_t offset, const Window& tile, Workspace<T>& ws) {
+  for (std::int64_t y = tile.y; y < tile.y + tile.height; ++y) {
+    const T* cell = ws.window + 4 * ((y - window.y) * window.width + (tile.x - window.x));
+    const T* above = cell - 4 * window.width;
+    for (std::int64_t i = 0; i < tile.width; ++i) {
+      ws.rows[i] = (cell[4 * i] + cell[4 * i - 3]) + (above[4 * i + 2] + above[4 * i - 1]);
+    }
+    const std::int64_t at = offset + block.first * view.channel + y * view.row + tile.x * view.column;
+    if (view.column == 1) {
+      T* target = row_target(block.dtype, view.data, at, ws.rows);
+      for (std::int64_t i = 0; i < tile.width; ++i) target[i] = ws.rows[i];
+      commit_row(block.dtype, view.data, at, target, tile.width);
+    } else {
+      for (std::int64_t i = 0; i < tile.width; ++i) {
+        T* target = row_target(block.dtype, view.data, at + i * view.column, ws.rows + i);
+        *target = ws.rows[i];
+        commit_row(block.dtype, view.data, at + i * view.column, target, 1);
+      }
+    }
+  }
+}
+
+HARDFAST_END
