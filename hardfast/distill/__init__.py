@@ -1,0 +1,29 @@
+"""Distillation with learned augmentations: objectives, alternation, training steps and a plain trainer."""
+
+from hardfast.distill.alternation import Alternation, FixedRatio, Thresholds
+from hardfast.distill.constant import held_constant
+from hardfast.distill.evaluate import ShiftAccuracy, accuracy, accuracy_per_shift, predict_logits
+from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
+from hardfast.distill.step import augmentor_step, student_step, supervised_step
+from hardfast.distill.trainer import Trainer, TrainerConfig, TrainingSummary
+
+__all__ = [
+    "Alternation",
+    "AugmentorObjective",
+    "AugmentorTerms",
+    "FixedRatio",
+    "ShiftAccuracy",
+    "StudentObjective",
+    "StudentTerms",
+    "Thresholds",
+    "Trainer",
+    "TrainerConfig",
+    "TrainingSummary",
+    "accuracy",
+    "accuracy_per_shift",
+    "augmentor_step",
+    "held_constant",
+    "predict_logits",
+    "student_step",
+    "supervised_step",
+]

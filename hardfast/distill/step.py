@@ -1,0 +1,122 @@
+"""One training step of the student, of the augmentor, or of a network on labels: functions for any training loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from hardfast.distill.constant import held_constant
+from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
+
+
+def student_step(
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    optimizer: Optimizer,
+    objective: StudentObjective,
+    *,
+    augmentor: nn.Module | None = None,
+    teacher_clean: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> StudentTerms:
+    """Moves the student towards the teacher's answers, on clean and on augmented images.
+
+    The student runs in the mode it is in (call ``student.train()`` once); teacher and augmentor are
+    constants. Clean and augmented images go through the student as one batch, so its batch norm sees the
+    mixture it is trained on.
+
+    Args:
+        student: maps images to logits ``[B, K]``.
+        teacher: the same interface.
+        images: clean images ``[B, C, H, W]``.
+        optimizer: of the student's parameters.
+        objective: combines the logits into the loss.
+        augmentor: maps ``(images, generator)`` to images of the same shape; None for plain distillation.
+        teacher_clean: the teacher's logits on ``images``, ``[B, K]``, to save their computation.
+        generator: source of the augmentor's noise.
+
+    Returns:
+        The loss and its parts, detached; nothing is read from the device.
+    """
+    with held_constant(teacher), torch.no_grad():
+        if teacher_clean is None:
+            teacher_clean = teacher(images)
+        if augmentor is not None:
+            with held_constant(augmentor):
+                augmented = augmentor(images, generator)
+            teacher_augmented = teacher(augmented)
+    if augmentor is None:
+        terms = objective(student(images), teacher_clean)
+    else:
+        student_augmented, student_clean = student(torch.cat([augmented, images])).split(len(images))
+        terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented)
+    _descend(terms.loss, optimizer)
+    return StudentTerms(terms.loss.detach(), terms.disagreement, terms.teacher_consistency)
+
+
+def augmentor_step(
+    augmentor: nn.Module,
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    optimizer: Optimizer,
+    objective: AugmentorObjective,
+    *,
+    teacher_clean: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> AugmentorTerms:
+    """Moves the augmentor towards images on which the student fails and the teacher holds its answer.
+
+    Student and teacher are constants: neither their parameters, nor the gradients stored there, nor their
+    batch norm statistics change; the gradient runs through both of them to the image.
+
+    Args:
+        augmentor: maps ``(images, generator)`` to images of the same shape, differentiable in its parameters.
+        student: maps images to logits ``[B, K]``.
+        teacher: the same interface.
+        images: clean images ``[B, C, H, W]``.
+        optimizer: of the augmentor's parameters.
+        objective: combines the logits into the loss.
+        teacher_clean: the teacher's logits on ``images``, ``[B, K]``, to save their computation.
+        generator: source of the augmentor's noise.
+
+    Returns:
+        The loss and its parts, detached; nothing is read from the device.
+    """
+    with held_constant(student, teacher):
+        if teacher_clean is None:
+            with torch.no_grad():
+                teacher_clean = teacher(images)
+        augmented = augmentor(images, generator)
+        terms = objective(student(augmented), teacher(augmented), teacher_clean)
+        _descend(terms.loss, optimizer)
+    return AugmentorTerms(*(term.detach() for term in terms))
+
+
+def supervised_step(
+    model: nn.Module, images: Tensor, labels: Tensor, optimizer: Optimizer, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Moves a network towards labels by cross-entropy.
+
+    Args:
+        model: maps images to logits ``[B, K]``, in the mode it is in.
+        images: ``[B, C, H, W]``.
+        labels: ``[B]``, int64, in [0, K).
+        optimizer: of the model's parameters.
+        label_smoothing: in [0, 1].
+
+    Returns:
+        The loss, a detached scalar.
+    """
+    loss = F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
+    _descend(loss, optimizer)
+    return loss.detach()
+
+
+def _descend(loss: Tensor, optimizer: Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()

@@ -1,0 +1,371 @@
+"""A plain trainer: a network on labels, a student of a teacher, or a student with an augmentor."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hardfast.augment import AffineAugmentor
+from hardfast.data.splits import LabelledImages
+from hardfast.distill.alternation import Alternation
+from hardfast.distill.batches import ShuffledBatches
+from hardfast.distill.evaluate import accuracy, predict_logits
+from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective
+from hardfast.distill.run_dir import MethodDir
+from hardfast.distill.snapshots import SnapshotRecorder
+from hardfast.distill.step import augmentor_step, student_step, supervised_step
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long and how fast a network learns.
+
+    Args:
+        steps: student steps, >= 1. Augmentor steps come on top.
+        batch_size: clean images a step, >= 1.
+        learning_rate: of AdamW, > 0, reached after ``warmup_steps``, then falling to 0 along half a cosine.
+        weight_decay: of AdamW, >= 0.
+        warmup_steps: >= 0.
+        augmentor_learning_rate: of Adam, > 0, constant.
+        student_objective: what a student with a teacher minimises.
+        augmentor_objective: what the augmentor minimises.
+        label_smoothing: in [0, 1], of a network without a teacher.
+        validate_every: student steps from one validation and checkpoint to the next, >= 1.
+        log_every: steps of a phase from one line of metrics to the next, >= 1.
+        snapshots: number of snapshots of the augmentor, >= 2.
+        snapshot_images: number of images in them, >= 1.
+    """
+
+    steps: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    augmentor_learning_rate: float = 0.01
+    student_objective: StudentObjective = field(default_factory=StudentObjective)
+    augmentor_objective: AugmentorObjective = field(default_factory=AugmentorObjective)
+    label_smoothing: float = 0.0
+    validate_every: int = 200
+    log_every: int = 20
+    snapshots: int = 9
+    snapshot_images: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "log_every", "snapshot_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
+        for name in ("learning_rate", "augmentor_learning_rate"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be finite and > 0; got {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The student's learning rate in ``step``, in [0, ``steps``)."""
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a training came to; accuracies are on clean validation images, in [0, 1]."""
+
+    steps: int
+    augmentor_steps: int
+    validation_accuracy: float
+    best_validation_accuracy: float
+    best_step: int
+
+
+class Trainer:
+    """Trains one network; the same seed and number of threads give bitwise the same weights.
+
+    Without a teacher the network learns from labels. With a teacher it is a student of the teacher's answers;
+    with an augmentor too, on augmented images as well; and with an alternation the augmentor learns.
+
+    Args:
+        model: the network to train, on the device of the images.
+        train: training images and labels.
+        validation: clean images and labels; the weights of the best accuracy on them are kept.
+        config: how long and how fast.
+        teacher: a constant.
+        augmentor: needs a teacher.
+        alternation: when the augmentor learns; None if never. Needs an augmentor.
+        seed: of batches, noise and dropout, >= 0.
+        directory: where metrics, weights, state and snapshots go; None for nowhere.
+        progress: whether to show a progress bar, where there is a terminal.
+        description: text before the bar.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: LabelledImages,
+        validation: LabelledImages,
+        config: TrainerConfig,
+        *,
+        teacher: nn.Module | None = None,
+        augmentor: AffineAugmentor | None = None,
+        alternation: Alternation | None = None,
+        seed: int = 0,
+        directory: MethodDir | None = None,
+        progress: bool = False,
+        description: str = "",
+    ) -> None:
+        if augmentor is not None and teacher is None:
+            raise ValueError("augmentor needs a teacher: labels need not hold for augmented images; got teacher=None")
+        if alternation is not None and augmentor is None:
+            raise ValueError("alternation needs an augmentor to train; got augmentor=None")
+        if len(train) == 0 or len(validation) == 0:
+            raise ValueError(f"train and validation must hold images; got {len(train)} and {len(validation)}")
+        self.model = model
+        self.train = train
+        self.validation = validation
+        self.config = config
+        self.teacher = teacher
+        self.augmentor = augmentor
+        self.alternation = alternation
+        self.directory = directory
+        self.progress = progress
+        self.description = description
+        self.step = 0
+        self.augmentor_steps = 0
+        self.best_step = 0
+        self.best_accuracy = -math.inf
+        self.last_accuracy = math.nan
+        self._device = train.images.device
+        self._seed = seed
+        self._noise = torch.Generator(self._device).manual_seed(seed)
+        self._dropout_state: dict[str, Tensor] | None = None
+        self._batches = ShuffledBatches(len(train), config.batch_size, 2 * seed)
+        self._augmentor_batches = ShuffledBatches(len(train), config.batch_size, 2 * seed + 1)
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._augmentor_optimizer: torch.optim.Adam | None = None
+        self._snapshots: SnapshotRecorder | None = None
+        if augmentor is not None:
+            images = train.images[: config.snapshot_images]
+            self._snapshots = SnapshotRecorder(augmentor, images, config.steps, config.snapshots, seed)
+        if augmentor is not None and alternation is not None:
+            self._augmentor_optimizer = torch.optim.Adam(augmentor.parameters(), lr=config.augmentor_learning_rate)
+        # Clean images are never changed on the way, so the teacher answers each of them once.
+        self._teacher_clean = None if teacher is None else predict_logits(teacher, train.images)
+        self._clock = (time.perf_counter(), 0)
+
+    def fit(self) -> TrainingSummary:
+        """Trains from where the trainer stands to the last step.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+            OSError: the directory cannot be written; the previous checkpoint survives.
+        """
+        bar = tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            desc=self.description,
+            unit="step",
+            leave=False,
+            disable=None if self.progress else True,
+        )
+        self._clock = (time.perf_counter(), self.step)
+        with bar, self._own_random_state():
+            self.model.train()
+            self._record_snapshot()
+            while self.step < self.config.steps:
+                if self.alternation is not None and self.alternation.phase == "augmentor":
+                    self._augmentor_step()
+                    continue
+                self._student_step(bar)
+                bar.update()
+                self._record_snapshot()
+                if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
+                    self._validate()
+        return TrainingSummary(self.step, self.augmentor_steps, self.last_accuracy, self.best_accuracy, self.best_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a trainer of the same arguments needs to go on bitwise as this one would."""
+        state: dict[str, Any] = {
+            "step": self.step,
+            "augmentor_steps": self.augmentor_steps,
+            "best_step": self.best_step,
+            "best_accuracy": self.best_accuracy,
+            "last_accuracy": self.last_accuracy,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "noise": self._noise.get_state(),
+            "dropout": self._dropout_state,
+        }
+        parts = self._optional_parts()
+        return state | {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from :meth:`state_dict`.
+
+        Raises:
+            ValueError: the state is of a trainer with other parts.
+        """
+        parts = self._optional_parts()
+        if missing := [name for name in parts if name not in state]:
+            raise ValueError(f"state must come from a trainer with the same parts; it lacks {missing}")
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._noise.set_state(state["noise"])
+        self._dropout_state = state["dropout"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        for name in ("step", "augmentor_steps", "best_step", "best_accuracy", "last_accuracy"):
+            setattr(self, name, state[name])
+
+    def _optional_parts(self) -> dict[str, Any]:
+        parts = {
+            "augmentor": self.augmentor,
+            "augmentor_optimizer": self._augmentor_optimizer,
+            "alternation": self.alternation,
+            "snapshots": self._snapshots,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Dropout draws from the global generator: that is ours inside and the caller's, untouched, outside."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self._seed)
+            if self._dropout_state is not None:
+                torch.set_rng_state(self._dropout_state["cpu"])
+                if devices:
+                    torch.cuda.set_rng_state(self._dropout_state["cuda"], self._device)
+            yield
+
+    def _keep_random_state(self) -> None:
+        self._dropout_state = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            self._dropout_state["cuda"] = torch.cuda.get_rng_state(self._device)
+
+    def _student_step(self, bar: tqdm) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.step)
+        index = self._batches.indices(self.step).to(self._device)
+        images, labels = self.train.images[index], self.train.labels[index]
+        disagreement = consistency = None
+        if self.teacher is None:
+            smoothing = self.config.label_smoothing
+            loss = supervised_step(self.model, images, labels, self._optimizer, label_smoothing=smoothing)
+        else:
+            loss, disagreement, consistency = student_step(
+                self.model,
+                self.teacher,
+                images,
+                self._optimizer,
+                self.config.student_objective,
+                augmentor=self.augmentor,
+                teacher_clean=None if self._teacher_clean is None else self._teacher_clean[index],
+                generator=self._noise,
+            )
+        self.step += 1
+        if self.alternation is not None and disagreement is not None:
+            self.alternation.update(disagreement)
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            self._log_student(bar, loss, disagreement, consistency)
+
+    def _augmentor_step(self) -> None:
+        assert self.augmentor is not None
+        assert self.alternation is not None
+        assert self.teacher is not None
+        assert self._augmentor_optimizer is not None
+        assert self._teacher_clean is not None
+        index = self._augmentor_batches.indices(self.augmentor_steps).to(self._device)
+        terms = augmentor_step(
+            self.augmentor,
+            self.model,
+            self.teacher,
+            self.train.images[index],
+            self._augmentor_optimizer,
+            self.config.augmentor_objective,
+            teacher_clean=self._teacher_clean[index],
+            generator=self._noise,
+        )
+        self.augmentor_steps += 1
+        self.alternation.update(terms.disagreement)
+        # Its first step is always logged, so that a short run has a line of this phase.
+        if self.augmentor_steps % self.config.log_every == 1 or self.config.log_every == 1:
+            self._log_augmentor(terms)
+
+    def _log_student(self, bar: tqdm, loss: Tensor, disagreement: Tensor | None, consistency: Tensor | None) -> None:
+        scalars = {"student_loss": _finite(loss, "student_loss", self.step)}
+        if disagreement is not None:
+            scalars["disagreement"] = float(disagreement)
+        if consistency is not None:
+            scalars["teacher_consistency"] = float(consistency)
+        then, step = self._clock
+        now = time.perf_counter()
+        self._clock = (now, self.step)
+        scalars["images_per_second"] = (self.step - step) * self.config.batch_size / max(now - then, 1e-9)
+        scalars["learning_rate"] = self.config.learning_rate_at(self.step - 1)
+        scalars |= self._augmentor_scalars()
+        bar.set_postfix(loss=f"{scalars['student_loss']:.3f}", refresh=False)
+        self._log(phase="student", **scalars)
+
+    def _log_augmentor(self, terms: AugmentorTerms) -> None:
+        self._log(
+            phase="augmentor",
+            augmentor_loss=_finite(terms.loss, "augmentor_loss", self.step),
+            disagreement=float(terms.disagreement),
+            teacher_consistency=float(terms.teacher_consistency),
+            **self._augmentor_scalars(),
+        )
+
+    def _augmentor_scalars(self) -> dict[str, float]:
+        if self.augmentor is None:
+            return {}
+        scale = self.augmentor.scale.detach()
+        return {
+            "scale_translation": scale[:, 2].mean().item(),
+            "scale_linear": scale[:, :2].mean().item(),
+            "augmentor_steps": self.augmentor_steps,
+        }
+
+    def _log(self, **values: float | str) -> None:
+        if self.directory is not None:
+            self.directory.log(self.step, **values)
+
+    def _record_snapshot(self) -> None:
+        if self._snapshots is not None:
+            self._snapshots.record(self.step)
+
+    def _validate(self) -> None:
+        self.last_accuracy = accuracy(self.model, self.validation.images, self.validation.labels)
+        self._log(split="validation", validation_accuracy=self.last_accuracy)
+        # Of equally good weights the later ones have learned more: a small validation set has many ties.
+        is_best = self.last_accuracy >= self.best_accuracy
+        if is_best:
+            self.best_accuracy, self.best_step = self.last_accuracy, self.step
+        self._keep_random_state()
+        if self.directory is None:
+            return
+        if is_best:
+            self.directory.save_weights("best", self.model)
+        self.directory.save_weights("last", self.model)
+        if self.augmentor is not None and self._snapshots is not None:
+            self.directory.save_weights("augmentor", self.augmentor)
+            self.directory.save_arrays("snapshots", **self._snapshots.arrays())
+        self.directory.save_state(self.state_dict())
+
+
+def _finite(value: Tensor, name: str, step: int) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise FloatingPointError(
+            f"{name} is {number} after {step} steps; lower the learning rate or the objective's weights"
+        )
+    return number

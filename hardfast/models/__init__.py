@@ -1,0 +1,61 @@
+"""Teachers and students, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from hardfast.models.small import CNN, MLP, ShiftRobustCNN
+
+__all__ = ["CNN", "MLP", "MODELS", "ShiftRobustCNN", "create_model"]
+
+
+def _resnet18(in_channels: int = 1, num_classes: int = 10) -> nn.Module:
+    """timm's ResNet18, untrained."""
+    import timm
+
+    return timm.create_model("resnet18", pretrained=False, in_chans=in_channels, num_classes=num_classes)
+
+
+def _vit_digits(in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> nn.Module:
+    """timm's vision transformer in the size of HARD's shift experiment."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=image_size,
+        patch_size=7,
+        in_chans=in_channels,
+        num_classes=num_classes,
+        embed_dim=64,
+        depth=6,
+        num_heads=8,
+        mlp_ratio=2,
+    )
+
+
+#: Name -> function that makes the model; all map images ``[B, C, H, W]`` to logits ``[B, num_classes]``.
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": CNN,
+    "mlp": MLP,
+    "resnet18": _resnet18,
+    "shift_robust_cnn": ShiftRobustCNN,
+    "vit_digits": _vit_digits,
+}
+
+
+def create_model(name: str, **kwargs: Any) -> nn.Module:
+    """Makes a model, with weights from PyTorch's global random state.
+
+    Args:
+        name: a key of :data:`MODELS`.
+        kwargs: arguments of that model.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the valid ones.
+        TypeError: the model has no such argument.
+    """
+    if name not in MODELS:
+        raise ValueError(f"name must be one of {sorted(MODELS)}; got {name!r}")
+    return MODELS[name](**kwargs)

@@ -1,0 +1,24 @@
+"""Experiments by name, each a frozen dataclass whose fields say where their values come from."""
+
+from __future__ import annotations
+
+from hardfast.recipes.experiment import METHODS, run
+from hardfast.recipes.hard_digits import HardDigits
+from hardfast.recipes.hard_mnist import HardMnistMlp, HardMnistVit
+from hardfast.recipes.recipe import Published, Recipe
+
+__all__ = ["METHODS", "RECIPES", "Published", "Recipe", "get_recipe", "run"]
+
+#: Name -> recipe with its own values.
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (HardDigits(), HardMnistMlp(), HardMnistVit())}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Returns a recipe with its own values.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the valid ones.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {list(RECIPES)}; got {name!r}")
+    return RECIPES[name]
