@@ -1,0 +1,170 @@
+"""MNIST and MNIST-C from files in their published formats."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from hardfast.data import load_mnist, load_mnist_c_translate
+
+FILES = {
+    "train-images-idx3-ubyte": ("images", 30),
+    "train-labels-idx1-ubyte": ("labels", 30),
+    "t10k-images-idx3-ubyte": ("images", 10),
+    "t10k-labels-idx1-ubyte": ("labels", 10),
+}
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """The IDX format: magic 0x0000, type 0x08 (unsigned byte), number of dimensions, sizes big-endian, data."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def arrays() -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        if kind == "images"
+        else np.arange(count, dtype=np.uint8) % 10
+        for name, (kind, count) in FILES.items()
+    }
+
+
+def write_mnist(folder, *, gz: bool) -> dict[str, np.ndarray]:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = arrays()
+    for name, array in content.items():
+        data = idx_bytes(array)
+        (folder / (name + ".gz" * gz)).write_bytes(gzip.compress(data) if gz else data)
+    return content
+
+
+def write_mnist_c(folder, split="test", images=None, labels=None) -> tuple[np.ndarray, np.ndarray]:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = np.random.default_rng(1).integers(0, 256, (12, 28, 28, 1), dtype=np.uint8) if images is None else images
+    labels = np.arange(12) % 10 if labels is None else labels
+    np.save(folder / f"{split}_images.npy", images)
+    np.save(folder / f"{split}_labels.npy", labels)
+    return images, labels
+
+
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize("folder", ["", "raw", "MNIST/raw"])
+def test_mnist_reads_idx_files(tmp_path, folder, gz):
+    content = write_mnist(tmp_path / folder, gz=gz)
+    splits = load_mnist(tmp_path, split_seed=3)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [27, 3, 10]
+    expected = torch.from_numpy(content["t10k-images-idx3-ubyte"]).unsqueeze(1).float() / 255
+    assert torch.equal(splits.test.images, expected)
+    assert splits.test.labels.tolist() == content["t10k-labels-idx1-ubyte"].tolist()
+    assert splits.test.labels.dtype == torch.int64
+    # Each training image is once in train or validation, with its own label.
+    images = torch.cat([splits.train.images, splits.validation.images])
+    labels = torch.cat([splits.train.labels, splits.validation.labels])
+    source = {
+        image.tobytes(): int(label)
+        for image, label in zip(content["train-images-idx3-ubyte"], content["train-labels-idx1-ubyte"], strict=True)
+    }
+    found = {(image * 255).round().byte().numpy().tobytes(): int(y) for image, y in zip(images, labels, strict=True)}
+    assert found == source
+
+
+def test_mnist_split_depends_on_its_seed(tmp_path):
+    write_mnist(tmp_path, gz=False)
+    first, again, other = (load_mnist(tmp_path, split_seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.validation.images, again.validation.images)
+    assert not torch.equal(first.validation.images, other.validation.images)
+
+
+def test_mnist_missing_folder_says_what_and_where(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_mnist(tmp_path / "nowhere")
+    message = str(caught.value)
+    assert str(tmp_path / "nowhere" / "MNIST" / "raw" / "train-images-idx3-ubyte") in message
+    assert "download=True" in message
+
+
+def test_mnist_one_missing_file_is_named(tmp_path):
+    write_mnist(tmp_path, gz=True)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte"):
+        load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_mnist_truncated_file_is_named(tmp_path, gz):
+    write_mnist(tmp_path, gz=gz)
+    path = tmp_path / ("train-images-idx3-ubyte" + ".gz" * gz)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte"):
+        load_mnist(tmp_path)
+
+
+def test_mnist_not_idx_at_all_is_named(tmp_path):
+    write_mnist(tmp_path, gz=False)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"<html>moved</html>")
+    with pytest.raises(ValueError, match="train-labels-idx1-ubyte"):
+        load_mnist(tmp_path)
+
+
+def test_mnist_labels_of_another_length_raise(tmp_path):
+    write_mnist(tmp_path, gz=False)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.zeros(9, dtype=np.uint8)))
+    with pytest.raises(ValueError, match="10 and 9"):
+        load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 0.001])
+def test_mnist_bad_validation_fraction_raises(tmp_path, fraction):
+    write_mnist(tmp_path, gz=False)
+    with pytest.raises(ValueError, match="validation_fraction"):
+        load_mnist(tmp_path, validation_fraction=fraction)
+
+
+@pytest.mark.parametrize("above", ["mnist_c", ""])
+def test_mnist_c_reads_npy(tmp_path, above):
+    images, labels = write_mnist_c(tmp_path / "mnist_c" / "translate")
+    data = load_mnist_c_translate(tmp_path / above)
+    assert data.images.shape == (12, 1, 28, 28)
+    assert torch.equal((data.images[:, 0] * 255).round().byte(), torch.from_numpy(images[..., 0]))
+    assert data.labels.tolist() == labels.tolist()
+
+
+def test_mnist_c_splits_are_different_files(tmp_path):
+    write_mnist_c(tmp_path / "translate", "train", labels=np.zeros(12, dtype=np.int64))
+    write_mnist_c(tmp_path / "translate", "test", labels=np.ones(12, dtype=np.uint8))
+    assert load_mnist_c_translate(tmp_path, "train").labels.unique().tolist() == [0]
+    assert load_mnist_c_translate(tmp_path, "test").labels.unique().tolist() == [1]
+    with pytest.raises(ValueError, match="split"):
+        load_mnist_c_translate(tmp_path, "validation")
+
+
+def test_mnist_c_missing_folder_says_what_and_where(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_mnist_c_translate(tmp_path)
+    assert str(tmp_path / "translate" / "test_images.npy") in str(caught.value)
+    assert "zenodo.org" in str(caught.value)
+
+
+def test_mnist_c_refuses_pickles(tmp_path):
+    write_mnist_c(tmp_path / "translate", labels=np.array([object()] * 12, dtype=object))
+    with pytest.raises(ValueError, match=r"test_labels\.npy"):
+        load_mnist_c_translate(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((12, 28, 28), np.uint8), None, r"test_images\.npy must be uint8 \[N, 28, 28, 1\]"),
+        (np.zeros((12, 28, 28, 1), np.float32), None, r"test_images\.npy must be uint8"),
+        (None, np.zeros(12), r"test_labels\.npy must be whole numbers"),
+        (None, np.zeros(5, np.int64), "12 and 5"),
+        (None, np.full(12, 10), "labels 0 to 9"),
+    ],
+)
+def test_mnist_c_wrong_contents_raise(tmp_path, images, labels, message):
+    write_mnist_c(tmp_path / "translate", images=images, labels=labels)
+    with pytest.raises(ValueError, match=message):
+        load_mnist_c_translate(tmp_path)
