@@ -35,9 +35,7 @@ def run_limited(script: str, directory: Path, limit: int = 4096) -> subprocess.C
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
     """
     code = textwrap.dedent(header) + textwrap.dedent(script)
-    return subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
 
 
 def test_atomic_write_replaces(tmp_path: Path) -> None:
@@ -67,9 +65,7 @@ def test_atomic_write_names_cause(tmp_path: Path) -> None:
     def full(file) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(
-        OSError, match="No space left on device.*nothing was written.*free some space"
-    ) as caught:
+    with pytest.raises(OSError, match=r"No space left on device.*nothing was written.*free some space") as caught:
         atomic_write(tmp_path / "new", full)
     assert caught.value.errno == errno.ENOSPC
     assert str(tmp_path / "new") in str(caught.value)
@@ -176,9 +172,7 @@ def test_weights_state_arrays_round_trip(tmp_path: Path) -> None:
     path = method.save_state({"optimiser": optimiser.state_dict(), "step": 7, "rng": torch.get_rng_state()})
     state = torch.load(path, weights_only=True)
     assert state["step"] == 7
-    assert torch.equal(
-        state["optimiser"]["state"][0]["exp_avg"], optimiser.state[module[0].weight]["exp_avg"]
-    )
+    assert torch.equal(state["optimiser"]["state"][0]["exp_avg"], optimiser.state[module[0].weight]["exp_avg"])
 
     path = method.save_arrays("shift_accuracy", dx_px=np.arange(3), accuracy=np.array([0.5, 1.0, 0.0]))
     assert path == tmp_path / "shift_accuracy.npz"

@@ -95,9 +95,7 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.array([steps[part].mean() for part in parts]), np.array([values[part].mean() for part in parts])
 
 
-def _draw(
-    axes: Axes, run: MethodRun, name: str, colour: str, label: str | None, phase: str | None = None
-) -> bool:
+def _draw(axes: Axes, run: MethodRun, name: str, colour: str, label: str | None, phase: str | None = None) -> bool:
     steps, values = _thin(*run.series(name, phase))
     if len(steps) == 0:
         return False
@@ -162,13 +160,13 @@ def alternation(run: Run) -> Figure | None:
         return None
     figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
     left = _axes(figure, 1, 2, 1, title="Disagreement by phase")
-    left.set_ylabel("D(student, teacher) on augmented images")
+    left.set_ylabel("disagreement, nats")
     for phase, colour in (("student", "#0072B2"), ("augmentor", "#D55E00")):
         _draw(left, part, "disagreement", colour, f"{phase} steps", phase)
     _draw(left, part, "teacher_consistency", "#AAAAAA", "teacher: augmented against clean")
     if left.get_lines():
-        left.set_ylim(bottom=0.0)
-        left.legend()
+        left.set_ylim(0.0, 1.35 * left.get_ylim()[1])  # room for the legend
+        left.legend(loc="upper right")
     right = _axes(figure, 1, 2, 2, title="Augmentor steps so far")
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
     for other in run.of(part.method):
@@ -193,7 +191,7 @@ def _augmentor_steps(part: MethodRun) -> tuple[np.ndarray, np.ndarray]:
 
 
 def augmented_images(run: Run) -> Figure | None:
-    """A grid of the same images: clean, as the learned augmentor shows them through training, as the random one does."""
+    """A grid of the same images: clean, from the learned augmentor through training, from the random one."""
     learned = next((part.snapshots for part in run.of("hard") if part.snapshots is not None), None)
     random = next((part.snapshots for part in run.of("random_affine") if part.snapshots is not None), None)
     rows: list[tuple[str, np.ndarray]] = []
@@ -242,9 +240,7 @@ def scale_curves(run: Run) -> Figure | None:
         return None
     level = _initial_scale(run)
     if level is not None:
-        axes.axhline(
-            level, color=_COLOURS["random_affine"], linestyle="--", linewidth=1.2, label="random affine"
-        )
+        axes.axhline(level, color=_COLOURS["random_affine"], linestyle="--", linewidth=1.2, label="random affine")
     axes.set_ylim(bottom=0.0)
     axes.legend()
     return figure
@@ -288,9 +284,7 @@ def _mean_shifts(run: Run, method: str) -> dict[tuple[int, int], float]:
     values: dict[tuple[int, int], list[float]] = {}
     for part in run.of(method):
         if part.shifts is not None:
-            for dx, dy, accuracy in zip(
-                *(part.shifts[name] for name in ("dx_px", "dy_px", "accuracy")), strict=True
-            ):
+            for dx, dy, accuracy in zip(*(part.shifts[name] for name in ("dx_px", "dy_px", "accuracy")), strict=True):
                 values.setdefault((int(dx), int(dy)), []).append(float(accuracy))
     return {shift: float(np.mean(accuracies)) for shift, accuracies in values.items()}
 
@@ -337,9 +331,7 @@ def shift_curve(run: Run) -> Figure | None:
     if not found:
         return None
     figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
-    axes = _axes(
-        figure, 1, 1, 1, title="Accuracy against the length of the shift", x="length of the shift, px"
-    )
+    axes = _axes(figure, 1, 1, 1, title="Accuracy against the length of the shift", x="length of the shift, px")
     for method, shifts in found:
         lengths = np.array([round(float(np.hypot(dx, dy))) for dx, dy in shifts])
         accuracy = np.array(list(shifts.values()))

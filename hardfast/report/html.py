@@ -34,7 +34,7 @@ _SECTIONS = (
             (
                 figures.augmented_images,
                 (
-                    "The same test images through training: what the augmentor shows to the student, in rows from the "
+                    "The same images through training, as the augmentor shows them to the student, in rows from the "
                     "first step to the last. The random augmentor draws from the learned one's initial distribution."
                 ),
             ),
@@ -42,7 +42,7 @@ _SECTIONS = (
                 figures.scale_curves,
                 (
                     "Standard deviations of the six entries of the affine matrix, in normalised coordinates (the image "
-                    "spans −1 to 1). Where translation grows and the linear part does not, the augmentor has found an "
+                    "spans -1 to 1). Where translation grows and the linear part does not, the augmentor has found an "
                     "invariance to shifts."
                 ),
             ),
@@ -71,8 +71,8 @@ _SECTIONS = (
             (
                 figures.alternation,
                 (
-                    "Left, of one seed: the student's steps lower the disagreement, the augmentor's raise it, while the "
-                    "teacher's own answer stays near that on the clean image. Right: one line per seed."
+                    "Left, of one seed: the student's steps lower the disagreement, the augmentor's raise it, while "
+                    "the teacher's own answer stays near that on the clean image. Right: one line per seed."
                 ),
             ),
         ),
@@ -90,17 +90,18 @@ h2 { margin: 2.75rem 0 0.75rem; font-size: 1.2rem; border-bottom: 1px solid var(
 p { margin: 0.5rem 0; }
 .about, figcaption, .notes, .absent { color: var(--soft); font-size: 0.875rem; }
 .headline { margin: 1.25rem 0 0; font-size: 1.15rem; border-left: 3px solid var(--accent); padding-left: 0.9rem; }
-.missing { margin: 1.25rem 0 0; padding: 0.7rem 1rem; background: #fff8e6; border: 1px solid #f0dca8; border-radius: 4px;
-  font-size: 0.9rem; }
+.missing { margin: 1.25rem 0 0; padding: 0.7rem 1rem; background: #fff8e6; border: 1px solid #f0dca8;
+  border-radius: 4px; font-size: 0.9rem; }
 .missing ul { margin: 0.3rem 0 0; padding-left: 1.2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.925rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.35rem 1.1rem 0.35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
 thead th { border-bottom: 1px solid #999; font-weight: 600; color: var(--soft); vertical-align: bottom; }
-table.numeric :is(th, td):not(:first-child) { text-align: right; padding: 0.35rem 0 0.35rem 1.4rem; white-space: nowrap; }
+table.numeric :is(th, td):not(:first-child) { text-align: right; padding: 0.35rem 0 0.35rem 1.4rem;
+  white-space: nowrap; }
 tr.strong td { font-weight: 650; background: #f1f8f5; }
-.details td { overflow-wrap: anywhere; }
-.details td:nth-child(2) { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.82rem; }
+.details td:nth-child(2) { overflow-wrap: anywhere; font-family: ui-monospace, "DejaVu Sans Mono", monospace;
+  font-size: 0.82rem; }
 .details td:nth-child(3) { white-space: nowrap; color: var(--soft); }
 figure { margin: 1.25rem 0 1.75rem; }
 figure svg { display: block; width: 100%; height: auto; }
@@ -208,9 +209,7 @@ def _section(run: Run, section: _Section) -> str:
 
 
 def _details(title: str, table: Table | None, file: str) -> str:
-    content = (
-        _table(table, "details") if table is not None else f'<p class="absent">{escape(file)} is missing.</p>'
-    )
+    content = _table(table, "details") if table is not None else f'<p class="absent">{escape(file)} is missing.</p>'
     return f"<h2>{escape(title)}</h2>\n{content}"
 
 

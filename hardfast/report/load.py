@@ -102,9 +102,7 @@ def load_run(path: Path) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(
-            f"{path} is not a directory; give the directory of a run, such as runs/RECIPE/TIME"
-        )
+        raise FileNotFoundError(f"{path} is not a directory; give the directory of a run, such as runs/RECIPE/TIME")
     config = _read_json(path / "config.json")
     results = _read_json(path / "results.json")
     methods = [_load_method(child) for child in sorted(path.glob("*/seed-*")) if _is_method(child)]
@@ -126,9 +124,7 @@ def _missing(config: object, results: object, methods: list[MethodRun]) -> list[
     if config is None:
         missing.append("config.json is missing: the configuration is unknown.")
     if results is None:
-        missing.append(
-            "results.json is missing: the run was interrupted before its first results, or is still going."
-        )
+        missing.append("results.json is missing: the run was interrupted before its first results, or is still going.")
     for run in methods:
         where = f"{run.method}/seed-{run.seed}"
         if not run.metrics:
@@ -192,9 +188,7 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
             float(record["step"])
         except (ValueError, TypeError, KeyError) as error:
-            raise BrokenRunError(
-                f'cannot read {path}: line {number} is not a JSON object with a "step"'
-            ) from error
+            raise BrokenRunError(f'cannot read {path}: line {number} is not a JSON object with a "step"') from error
         lines.append(record)
     return lines
 

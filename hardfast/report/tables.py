@@ -33,7 +33,7 @@ _LABELS = {
 }
 # Below this the gap is of the size of its own noise, and a ratio to it says nothing.
 _SMALLEST_GAP = 0.02
-_EMPTY = "–"
+_EMPTY = "-"
 
 
 @dataclass
@@ -86,24 +86,28 @@ def gap_closed(rows: Sequence[ResultRow], method: str, split: str, metric: str =
         ``(method - distillation) / (teacher - distillation)``; None where one of the three has not been measured, or
         where the gap is below 0.02.
     """
-    means = []
-    for name in (method, "distillation", "teacher"):
-        row = _find(rows, name, split, metric)
-        if row is None or row.mean is None:
-            return None
-        means.append(row.mean)
-    value, distillation, teacher = means
-    gap = teacher - distillation
-    return (value - distillation) / gap if gap >= _SMALLEST_GAP else None
+    value, distillation = _mean(rows, method, split, metric), _mean(rows, "distillation", split, metric)
+    gap = _gap_to_teacher(rows, split, metric)
+    if value is None or distillation is None or gap is None or gap < _SMALLEST_GAP:
+        return None
+    return (value - distillation) / gap
+
+
+def _mean(rows: Sequence[ResultRow], method: str, split: str, metric: str) -> float | None:
+    row = _find(rows, method, split, metric)
+    return None if row is None else row.mean
+
+
+def _gap_to_teacher(rows: Sequence[ResultRow], split: str, metric: str) -> float | None:
+    teacher, distillation = (_mean(rows, name, split, metric) for name in ("teacher", "distillation"))
+    return None if teacher is None or distillation is None else teacher - distillation
 
 
 def results_table(rows: Sequence[ResultRow]) -> Table:
     """Return the results: one line per method; per split ours, what was published, and the gap closed."""
     methods = sorted({row.method for row in rows}, key=method_rank)
     splits = list(dict.fromkeys((row.split, row.metric) for row in rows))
-    published = {
-        key for key in splits if any(r.published is not None for r in rows if (r.split, r.metric) == key)
-    }
+    published = {key for key in splits if any(r.published is not None for r in rows if (r.split, r.metric) == key)}
     gaps = {key for key in splits if any(_shows_gap(rows, method, *key) for method in methods)}
 
     columns = ["method"]
@@ -163,36 +167,27 @@ def _notes(rows: Sequence[ResultRow], sources: list[str], gaps: bool) -> list[st
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         notes.append(f"Mean ± sample standard deviation of {number} seeds.")
     if gaps:
-        notes.append("Gap closed: (method − distillation) / (teacher − distillation), from the means.")
+        notes.append("Gap closed: (method - distillation) / (teacher - distillation), from the means.")
     notes += [f"[{number}] {source}" for number, source in enumerate(sources, start=1)]
     return notes
 
 
 def headline(rows: Sequence[ResultRow]) -> str | None:
     """Return the outcome of the run in one sentence, about the split where distillation falls furthest behind."""
-    best: tuple[float, ResultRow] | None = None
+    candidates = []
     for row in rows:
-        if (
-            row.method != "hard"
-            or row.mean is None
-            or gap_closed(rows, "hard", row.split, row.metric) is None
-        ):
-            continue
-        teacher = _find(rows, "teacher", row.split, row.metric)
-        distillation = _find(rows, "distillation", row.split, row.metric)
-        assert teacher and distillation and teacher.mean is not None and distillation.mean is not None
-        gap = teacher.mean - distillation.mean
-        if best is None or gap > best[0]:
-            best = (gap, row)
-    if best is None:
+        closed = gap_closed(rows, "hard", row.split, row.metric)
+        gap = _gap_to_teacher(rows, row.split, row.metric)
+        if row.method == "hard" and closed is not None and gap is not None:
+            candidates.append((gap, closed, row))
+    if not candidates:
         return None
-    row = best[1]
-    closed = 100 * (gap_closed(rows, "hard", row.split, row.metric) or 0.0)
+    _, closed, row = max(candidates, key=lambda candidate: candidate[0])
     unit = " %" if is_fraction(row.metric) else ""
     value = format_value(row.metric, row.mean or 0.0)
     return (
-        f"On the {row.split} test set HARD reaches {value}{unit} {row.metric} and closes {closed:.1f} % of the gap "
-        "between distillation and teacher."
+        f"On the {row.split} test set HARD reaches {value}{unit} {row.metric} and closes "
+        f"{100 * closed:.1f} % of the gap between distillation and teacher."
     )
 
 
@@ -236,9 +231,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
     console = console or Console()
     shown = RichTable(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(table.columns):
-        shown.add_column(
-            Text(column), justify="right" if table.numeric and index else "left", overflow="fold"
-        )
+        shown.add_column(Text(column), justify="right" if table.numeric and index else "left", overflow="fold")
     for index, row in enumerate(table.rows):
         shown.add_row(*(Text(cell) for cell in row), style="bold" if index in table.strong else None)
     console.print(shown)

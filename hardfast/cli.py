@@ -1,0 +1,274 @@
+"""The command line: ``hardfast train | report | info``."""
+
+# Only what `hardfast --help` needs is imported here; torch and matplotlib take seconds and wait for their command.
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import tyro
+
+if TYPE_CHECKING:
+    from hardfast.distill.run_dir import RunDir
+    from hardfast.recipes import Recipe
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130  # what a shell reports of a command that ended by Ctrl-C
+_COMMANDS = {
+    "train": "Train every method of a recipe, print the results and write the report.",
+    "report": "Write report.html of a run, finished or not, and print its results.",
+    "info": "Show versions, compiled libraries and what each op runs on.",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None for those of the process.
+
+    Returns:
+        Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except SystemExit as stop:  # tyro's way to end after --help and after wrong arguments
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command = arguments[0] if arguments else None
+    if command == "train":
+        return _train(arguments[1:])
+    if command == "report":
+        return _call(_report, "hardfast report", arguments[1:])
+    if command == "info":
+        return _call(_info, "hardfast info", arguments[1:])
+    if command == "--version":
+        import hardfast
+
+        print(hardfast.__version__)
+        return 0
+    if command in ("-h", "--help", None):
+        _print_help("hardfast COMMAND [OPTIONS]", "Learned augmentors for robust distillation.", "commands", _COMMANDS)
+        print("Each command has its own --help. `hardfast --version` prints the version.")
+        return 0 if command else 2
+    _fail(f"unknown command {command!r}; choose one of: {', '.join(_COMMANDS)}", status=2)
+
+
+def _print_help(usage: str, about: str, heading: str, entries: Mapping[str, str]) -> None:
+    width = max(map(len, entries), default=0)
+    lines = [f"  {name:{width}}  {text}" for name, text in entries.items()]
+    print("\n".join([f"usage: {usage}", "", about, "", f"{heading}:", *lines, ""]))
+
+
+def _fail(message: object, status: int = 1) -> NoReturn:
+    print(f"hardfast: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _call(function: Callable[..., int], prog: str, arguments: list[str], options: Sequence[str] = ()) -> int:
+    """Parse the arguments of a function and call it; unknown ones are answered with the valid ones."""
+    names = options or [_flag(name, parameter.annotation) for name, parameter in _parameters(function)]
+    about = (inspect.getdoc(function) or "").partition("\n\nArgs:")[0]
+    try:
+        parsed, unknown = tyro.cli(
+            _deferred(function), prog=prog, description=about, args=arguments, return_unknown_args=True
+        )
+    except ValueError as error:
+        _fail(f"{prog.removeprefix('hardfast ')}: {error}", status=2)
+    if unknown:
+        what = "option" if unknown[0].startswith("-") else "argument"
+        _fail(f"unknown {what} {unknown[0]!r} of `{prog}`; it takes: {', '.join([*names, '--help'])}", status=2)
+    return parsed()
+
+
+def _parameters(function: Callable[..., int]) -> list[tuple[str, inspect.Parameter]]:
+    return list(inspect.signature(function, eval_str=True).parameters.items())
+
+
+def _flag(name: str, annotation: Any) -> str:
+    return name.upper() if "Positional" in str(annotation) else "--" + name.replace("_", "-")
+
+
+def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """Return the function with the same signature that only remembers its arguments, so that all are checked first."""
+
+    def remember(*args: Any, **kwargs: Any) -> Callable[[], int]:
+        return lambda: function(*args, **kwargs)
+
+    remember.__doc__ = function.__doc__
+    remember.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
+    remember.__annotations__ = {name: parameter.annotation for name, parameter in _parameters(function)}
+    return remember
+
+
+def _train(arguments: list[str]) -> int:
+    from hardfast.recipes import RECIPES
+
+    name = arguments[0] if arguments else None
+    if name in ("-h", "--help", None):
+        about = {key: (inspect.getdoc(type(recipe)) or "").partition("\n")[0] for key, recipe in RECIPES.items()}
+        _print_help("hardfast train RECIPE [OPTIONS]", _COMMANDS["train"], "recipes", about)
+        print("`hardfast train RECIPE --help` lists the options of a recipe.")
+        return 0 if name else 2
+    if name not in RECIPES:
+        _fail(f"unknown recipe {name!r}; choose one of: {', '.join(RECIPES)}", status=2)
+    default = RECIPES[name]
+
+    def train(recipe: Any = default, out: Path | None = None) -> int:
+        return _run(recipe, out)
+
+    train.__doc__ = (
+        f"{inspect.getdoc(type(default)) or ''}\n\nArgs:\n    recipe: the recipe.\n"
+        "    out: directory of the run, new or empty; runs/RECIPE/TIME if not given."
+    )
+    train.__annotations__ = {
+        "recipe": Annotated[type(default), tyro.conf.arg(name="")],
+        "out": Path | None,
+        "return": int,
+    }
+    return _call(train, f"hardfast train {name}", arguments[1:], [*_options(default), "--out"])
+
+
+def _options(config: Any, prefix: str = "--") -> Iterator[str]:
+    """Return the option of every field, as tyro names it: nested ones with dots."""
+    for item in dataclasses.fields(config):
+        option = prefix + item.name.replace("_", "-")
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _options(value, f"{option}.")
+        else:
+            yield option
+
+
+def _run(recipe: Recipe, out: Path | None) -> int:
+    from hardfast.distill.run_dir import RunDir
+    from hardfast.recipes import experiment
+
+    try:
+        recipe.resolved()  # before anything is on disk
+        run_dir = RunDir.create(recipe.name, out)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    print(f"{recipe.name}: {recipe.title}\nwriting to {run_dir.path}")
+    start = time.perf_counter()
+    try:
+        experiment.run(recipe, run_dir, progress=True)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted after {time.perf_counter() - start:.0f} s; what is there of the run:", file=sys.stderr)
+        _finish(run_dir)
+        return _INTERRUPTED
+    except OSError as error:  # missing data, a full disk: the message says all there is to say
+        _remove_if_empty(run_dir)
+        _fail(error)
+    except ValueError as error:
+        if any(run_dir.path.glob("*/*/metrics.jsonl")):
+            raise  # in the middle of training it is no slip of the user, and the traceback is needed
+        _remove_if_empty(run_dir)
+        _fail(error)
+    return _finish(run_dir)
+
+
+def _remove_if_empty(run_dir: RunDir) -> None:
+    with contextlib.suppress(OSError):
+        run_dir.path.rmdir()
+
+
+def _finish(run_dir: RunDir) -> int:
+    """Print the results and write the report, as far as the run has come."""
+    if not any(run_dir.path.iterdir()):
+        _remove_if_empty(run_dir)
+        _fail("nothing was written")
+    return _report(run_dir.path)
+
+
+def _report(run: tyro.conf.Positional[Path]) -> int:
+    """Write report.html of a run, finished or not, and print its results.
+
+    Args:
+        run: directory of the run, such as runs/hard-digits/20260101-120000.
+    """
+    from hardfast.report import BrokenRunError, build_report, load_run, print_table, results_table
+
+    try:
+        loaded = load_run(run)
+        if loaded.rows:
+            print_table(results_table(loaded.rows))
+            print(f"results  {run / 'results.json'}")
+        else:
+            print("no results yet")
+        print(f"report   {build_report(run)}")
+    except (BrokenRunError, OSError) as error:
+        _fail(error)
+    return 0
+
+
+def _info(json: bool = False) -> int:
+    """Show versions, compiled libraries and what each op runs on.
+
+    Args:
+        json: print JSON.
+    """
+    try:
+        facts = _facts()
+    except (ImportError, ValueError) as error:  # HARDFAST_REQUIRE asks for what is not there, or for nonsense
+        _fail(error)
+    print(_to_json(facts) if json else "\n".join(_outline(facts)))
+    return 0
+
+
+def _facts() -> dict[str, Any]:
+    import torch
+
+    import hardfast
+    from hardfast.ops._library import load_errors
+
+    facts: dict[str, Any] = {
+        "hardfast": hardfast.__version__,
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch can use",
+        "threads": torch.get_num_threads(),
+        "libraries": {name: "loaded" if error is None else error for name, error in load_errors.items()},
+    }
+    try:
+        native = importlib.import_module("hardfast._native")
+        facts["libraries"]["_native"] = "loaded"
+        facts["build"] = native.build_info()
+        facts["cpu instruction set"] = native.cpu_isa()
+    except ImportError as error:
+        facts["libraries"]["_native"] = str(error)
+    return facts | {"ops": hardfast.backends()}
+
+
+def _to_json(value: Any) -> str:
+    return json.dumps(value, indent=2, default=str)
+
+
+def _outline(facts: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Return one aligned line per fact, nested ones indented below their heading."""
+    width = max((len(str(key)) for key, value in facts.items() if not isinstance(value, Mapping)), default=0)
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}"
+            yield from _outline(value, indent + "  ")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            yield f"{indent}{key!s:{width}}  {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
