@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Fully connected ReLU network on flattened images, 784-512-128-32-10 as in the shift experiment of HARD.
 
     Args:
@@ -16,15 +16,20 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, widths: Sequence[int] = (784, 512, 128, 32, 10)) -> None:
+        super().__init__()
         if len(widths) < 2 or min(widths) < 1:
             raise ValueError(f"widths must be at least inputs and classes, all >= 1; got {tuple(widths)}")
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in itertools.pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        super().__init__(*layers[:-1])
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images ``[B, ...]`` of ``widths[0]`` values each to logits ``[B, widths[-1]]``."""
+        return self.layers(images)
 
 
-class CNN(nn.Sequential):
+class CNN(nn.Module):
     """Convolutions, each with ReLU and max pooling, then global average pooling, dropout and a linear layer.
 
     The defaults are the teacher of the shift experiment of HARD.
@@ -45,19 +50,20 @@ class CNN(nn.Sequential):
         in_channels: int = 1,
         num_classes: int = 10,
     ) -> None:
+        super().__init__()
         if len(widths) != len(pools) or not widths:
             raise ValueError(f"widths and pools must be as many, at least one; got {tuple(widths)} and {tuple(pools)}")
         layers: list[nn.Module] = []
         for inputs, outputs, pool in zip((in_channels, *widths[:-1]), widths, pools, strict=True):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
             layers += [nn.MaxPool2d(pool)] if pool > 1 else []
-        super().__init__(
-            *layers,
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(widths[-1], num_classes),
-        )
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps images ``[B, in_channels, H, W]`` to logits ``[B, num_classes]``."""
+        return self.head(self.dropout(self.features(images).mean((2, 3))))
 
 
 class ShiftRobustCNN(nn.Module):

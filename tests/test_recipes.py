@@ -1,0 +1,235 @@
+"""Recipes: their values and sources, and the loop over methods and seeds."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from mnist_files import write_mnist, write_mnist_c
+
+from hardfast.data import ShiftedSet, load_digits
+from hardfast.distill import FixedRatio, Thresholds, accuracy, accuracy_per_shift
+from hardfast.distill.run_dir import RunDir
+from hardfast.models import create_model
+from hardfast.recipes import METHODS, RECIPES, get_recipe, run
+from hardfast.recipes.experiment import result_rows
+from hardfast.recipes.recipe import AlternationConfig
+
+
+def leaves(config, prefix=""):
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", item
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    recipe = dataclasses.replace(get_recipe("hard-digits"), smoke=True, seeds=2, first_seed=5)
+    return path, run(recipe, RunDir(path), progress=False)
+
+
+def test_the_registry_names_recipes_as_they_name_themselves():
+    assert list(RECIPES) == ["hard-digits", "hard-mnist-mlp", "hard-mnist-vit"]
+    assert all(get_recipe(name).name == name for name in RECIPES)
+    with pytest.raises(ValueError, match=r"\['hard-digits', 'hard-mnist-mlp', 'hard-mnist-vit'\]; got 'hard'"):
+        get_recipe("hard")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_field_tells_its_source(name):
+    recipe = get_recipe(name)
+    fields = recipe.describe()["fields"]
+    expected = dict(leaves(recipe))
+    assert set(fields) == set(expected)
+    for field_name, entry in fields.items():
+        assert entry["provenance"] in ("known", "earlier code", "our choice"), field_name
+        assert entry["provenance"] == expected[field_name].metadata["source"]
+    assert "2305.14890" in recipe.citation
+
+
+def test_an_overridden_value_does_not_keep_its_source():
+    recipe = get_recipe("hard-mnist-mlp")
+    other = dataclasses.replace(recipe, batch_size=7, teacher=dataclasses.replace(recipe.teacher, steps=9))
+    fields = other.describe()["fields"]
+    assert fields["batch_size"] == {"value": 7, "provenance": "overridden"}
+    assert fields["teacher.steps"] == {"value": 9, "provenance": "overridden"}
+    assert fields["teacher.batch_size"] == {"value": 64, "provenance": "earlier code"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_frozen_and_override_from_the_command_line(name):
+    import tyro
+
+    recipe = get_recipe(name)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.steps = 1
+    arguments = ["--seeds", "1", "--steps", "500", "--teacher.steps", "10", "--data.split-seed", "3", "--smoke"]
+    changed = tyro.cli(type(recipe), default=recipe, args=arguments)
+    assert (changed.seeds, changed.steps, changed.teacher.steps, changed.data.split_seed) == (1, 500, 10, 3)
+    assert changed.smoke
+    assert changed.teacher.batch_size == recipe.teacher.batch_size
+    assert tyro.cli(type(recipe), default=recipe, args=[]) == recipe
+
+
+def test_the_papers_values_of_mnist():
+    """What the authors' earlier code has, and no other value under its name."""
+    mlp, vit = get_recipe("hard-mnist-mlp"), get_recipe("hard-mnist-vit")
+    assert (mlp.teacher.model, mlp.student, mlp.batch_size) == ("cnn", "mlp", 64)
+    assert (vit.teacher.model, vit.student, vit.batch_size) == ("resnet18", "vit_digits", 256)
+    for recipe in (mlp, vit):
+        assert (recipe.learning_rate, recipe.weight_decay, recipe.temperature) == (3e-4, 2e-9, 5.0)
+        assert recipe.data.validation_fraction == 0.1
+        assert recipe.augmentor.initial_scale == 0.1
+    published = {(row.method, row.split): row.accuracy for row in vit.published}
+    assert published["distillation", "shifted"] == pytest.approx(0.412)
+    assert published["orbit", "centred"] == pytest.approx(0.9841)
+    assert {(row.method, row.split): row.accuracy for row in mlp.published}["teacher", "shifted"] == pytest.approx(
+        0.9067
+    )
+    assert all(row.source for row in (*mlp.published, *vit.published))
+    assert get_recipe("hard-digits").published == ()
+
+
+def test_rows_have_a_value_per_seed(smoke_run):
+    path, rows = smoke_run
+    keys = [(row.method, row.split) for row in rows]
+    assert keys == [(method, split) for method in METHODS for split in ("centred", "shifted")]
+    assert all(len(row.seeds) == 2 and all(0 <= value <= 1 for value in row.seeds) for row in rows)
+    assert all((row.recipe, row.metric, row.published) == ("hard-digits", "accuracy", None) for row in rows)
+    written = json.loads((path / "results.json").read_text())
+    assert written["rows"] == [row.to_json() for row in rows]
+
+
+def test_the_run_is_laid_out_as_a_report_reads_it(smoke_run):
+    path, _ = smoke_run
+    config = json.loads((path / "config.json").read_text())
+    assert config["recipe"] == "hard-digits"
+    assert config["fields"]["first_seed"] == {"value": 5, "provenance": "overridden"}
+    for method in METHODS:
+        assert sorted(folder.name for folder in (path / method).iterdir()) == ["seed-5", "seed-6"]
+        files = {file.name for file in (path / method / "seed-5").iterdir()}
+        assert {"metrics.jsonl", "best.safetensors", "last.safetensors", "state.pt", "shift_accuracy.npz"} <= files
+        augmented = {"augmentor.safetensors", "snapshots.npz"}
+        assert augmented <= files if method in ("random_affine", "hard") else not augmented & files
+
+
+def test_the_reported_accuracy_is_that_of_the_last_weights(smoke_run):
+    from safetensors.torch import load_file
+
+    path, rows = smoke_run
+    by_key = {(row.method, row.split): row.seeds for row in rows}
+    test = load_digits(0).test
+    student = create_model("mlp")
+    student.load_state_dict(load_file(path / "hard" / "seed-6" / "last.safetensors"))
+    assert accuracy(student, test.images, test.labels) == by_key["hard", "centred"][1]
+    per_shift = accuracy_per_shift(student, ShiftedSet(test.images, test.labels, 1))
+    assert per_shift.mean == by_key["hard", "shifted"][1]
+    with np.load(path / "hard" / "seed-6" / "shift_accuracy.npz") as saved:
+        np.testing.assert_array_equal(saved["accuracy"], per_shift.accuracy)
+        np.testing.assert_array_equal(saved["dx_px"], [-1, 0, 1] * 3)
+        np.testing.assert_array_equal(saved["dy_px"], [-1] * 3 + [0] * 3 + [1] * 3)
+
+
+def test_methods_of_a_seed_take_as_many_steps_from_the_same_start(smoke_run):
+    path, _ = smoke_run
+    students = [m for m in METHODS if m != "teacher"]
+    states = {m: torch.load(path / m / "seed-5" / "state.pt", weights_only=True) for m in students}
+    assert {state["step"] for state in states.values()} == {12}
+    assert len({state["model"]["layers.1.weight"].numpy().tobytes() for state in states.values()}) == len(students)
+
+
+def test_the_same_recipe_gives_the_same_numbers(smoke_run, tmp_path):
+    _, rows = smoke_run
+    recipe = dataclasses.replace(get_recipe("hard-digits"), smoke=True, seeds=1, first_seed=6)
+    again = run(recipe, RunDir(tmp_path), progress=False)
+    assert [row.seeds[0] for row in again] == [row.seeds[1] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["hard-mnist-mlp", "hard-mnist-vit"])
+def test_mnist_recipes_run_on_files_and_print_the_published_numbers(tmp_path, name):
+    write_mnist(tmp_path / "MNIST" / "raw", gz=True)
+    write_mnist_c(tmp_path / "mnist_c" / "translate")
+    recipe = get_recipe(name)
+    data = dataclasses.replace(recipe.data, root=tmp_path, mnist_c_root=tmp_path)
+    rows = run(dataclasses.replace(recipe, smoke=True, seeds=1, data=data), RunDir(tmp_path / "run"), progress=False)
+    by_key = {(row.method, row.split): row for row in rows}
+    for row in recipe.published:
+        assert by_key[row.method, row.split].published == row.accuracy
+        assert by_key[row.method, row.split].source == row.source
+    assert by_key["orbit", "shifted"].seeds == []
+    assert by_key["hard", "shifted"].published is None
+    assert len(by_key["hard", "shifted"].seeds) == 1
+    assert "mnist_c_root" in (tmp_path / "run" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["hard-mnist-mlp", "hard-mnist-vit"])
+def test_missing_data_says_so_before_anything_is_trained(tmp_path, name):
+    recipe = get_recipe(name)
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
+        run(recipe, RunDir(tmp_path / "run"), progress=False)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_published_values_stand_beside_ours_and_alone():
+    recipe = get_recipe("hard-mnist-mlp")
+    rows = result_rows(recipe, {("hard", "shifted"): [0.5, 0.7], ("teacher", "shifted"): [0.9, 0.8]})
+    by_key = {(row.method, row.split): row for row in rows}
+    assert by_key["hard", "shifted"].mean == pytest.approx(0.6)
+    assert by_key["teacher", "shifted"].published == pytest.approx(0.9067)
+    assert by_key["student", "centred"].seeds == []
+    assert len(rows) == 9
+
+
+def test_alternation_is_built_as_configured():
+    fixed, thresholds = AlternationConfig(student_steps=7).build(), AlternationConfig("thresholds", upper=0.7).build()
+    assert isinstance(fixed, FixedRatio)
+    assert fixed.student_steps == 7
+    assert isinstance(thresholds, Thresholds)
+    assert thresholds.upper == 0.7
+
+
+def test_thresholds_run_end_to_end(tmp_path):
+    recipe = get_recipe("hard-digits")
+    alternation = AlternationConfig("thresholds", lower=1e6, upper=1e6, max_augmentor_steps=2)
+    recipe = dataclasses.replace(recipe, smoke=True, seeds=1, alternation=alternation)
+    run(recipe, RunDir(tmp_path), progress=False)
+    state = torch.load(tmp_path / "hard" / "seed-0" / "state.pt", weights_only=True)
+    assert state["augmentor_steps"] == 2 * (state["step"] - 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 0}, "seeds must be >= 1"),
+        ({"first_seed": -1}, "first_seed >= 0"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"student": "vgg"}, "name must be one of"),
+        ({"smoke": True, "steps": 0}, "steps must be >= 1"),
+    ],
+)
+def test_bad_overrides_raise(tmp_path, change, message):
+    recipe = get_recipe("hard-digits")
+    small = dataclasses.replace(recipe, **({"smoke": True, "seeds": 1} | change))
+    with pytest.raises(ValueError, match=message):
+        run(small, RunDir(tmp_path), progress=False)
+
+
+def test_a_shift_that_would_cut_digits_raises():
+    recipe = get_recipe("hard-digits")
+    with pytest.raises(ValueError, match=r"max_shift_px must be in \[0, 6\]"):
+        dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, max_shift_px=7)).load()
+
+
+def test_hard_digits_tests_all_169_shifts_of_test_images_only():
+    data = get_recipe("hard-digits").load()
+    assert data.shifted_test is None
+    assert len(data.shifts) == 169
+    assert data.shifts.images is data.splits.test.images
+    assert math.isclose(data.splits.train.images[:, :, :6].sum().item(), 0)

@@ -1,0 +1,251 @@
+"""Training steps: what they compute, and what they leave alone."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hardfast.augment import AffineAugmentor
+from hardfast.distill import (
+    AugmentorObjective,
+    StudentObjective,
+    augmentor_step,
+    held_constant,
+    student_step,
+    supervised_step,
+)
+from hardfast.models import ShiftRobustCNN
+
+T = 2.0
+
+
+def small_network(seed: int) -> nn.Sequential:
+    """Smooth, with batch norm and dropout, in training mode."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.Softplus(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(16, 5),
+    ).double()
+
+
+@pytest.fixture
+def setup():
+    student, teacher = small_network(0), small_network(1)
+    images = torch.rand(6, 1, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        # Running statistics that differ from those of the batch, so that the mode makes a difference.
+        for network in (student, teacher):
+            network[1].running_mean.uniform_(-0.5, 0.5)
+            network[1].running_var.uniform_(0.5, 2.0)
+    return student, teacher, AffineAugmentor().double(), images
+
+
+def snapshot(module: nn.Module) -> list[tuple]:
+    """Everything about a module that a step could change."""
+    tensors = [(name, value.clone()) for name, value in module.state_dict().items()]
+    gradients = [(name, None if p.grad is None else p.grad.clone()) for name, p in module.named_parameters()]
+    flags = [(name, m.training) for name, m in module.named_modules()]
+    requires = [(name, p.requires_grad) for name, p in module.named_parameters()]
+    return [tensors, gradients, flags, requires]
+
+
+def assert_unchanged(before: list, module: nn.Module) -> None:
+    for old, new in zip(before, snapshot(module), strict=True):
+        for (name, a), (_, b) in zip(old, new, strict=True):
+            same = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a is b
+            assert same, name
+
+
+def leave_gradients(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+
+
+def plain_disagreement(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    divergence = F.kl_div(
+        F.log_softmax(student / T, 1), F.log_softmax(teacher / T, 1), log_target=True, reduction="batchmean"
+    )
+    return T**2 * divergence
+
+
+@pytest.mark.parametrize("form", ["saturating", "non_saturating"])
+def test_augmentor_gradient_against_plain_pytorch(setup, form):
+    student, teacher, augmentor, images = setup
+    plain_student, plain_teacher = (copy.deepcopy(network).eval() for network in (student, teacher))
+    offset = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    log_scale = torch.full((6,), 0.1, dtype=torch.float64).log().requires_grad_()
+    noise = torch.randn(6, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    theta = torch.eye(2, 3, dtype=torch.float64) + 0.1 * offset.view(2, 3) + log_scale.exp().view(2, 3) * noise
+    grid = F.affine_grid(theta, [6, 1, 10, 10], align_corners=False)
+    augmented = F.grid_sample(images, grid, align_corners=False)
+    answer = plain_teacher(augmented)
+    sought = plain_disagreement(plain_student(augmented), answer)
+    held = plain_disagreement(answer, plain_teacher(images).detach())
+    loss = 0.3 * held - 1.5 * ((sought + 1e-6).log() if form == "non_saturating" else sought)
+    expected = torch.autograd.grad(loss, [offset, log_scale])
+
+    optimizer = torch.optim.SGD(augmentor.parameters(), lr=0.5)
+    objective = AugmentorObjective(T, 0.3, 1.5, form)
+    generator = torch.Generator().manual_seed(4)
+    # The parameters start from float32 values, which the copy above does not know: make them the same.
+    with torch.no_grad():
+        augmentor.log_scale.copy_(log_scale)
+    terms = augmentor_step(augmentor, student, teacher, images, optimizer, objective, generator=generator)
+
+    torch.testing.assert_close(terms.loss, loss.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(terms.disagreement, sought.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(terms.teacher_consistency, held.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(augmentor.mean_offset.grad, expected[0], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(augmentor.log_scale.grad, expected[1], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(augmentor.mean_offset.detach(), -0.5 * expected[0])
+    assert expected[0].abs().min() > 0
+
+
+def test_gradient_runs_through_each_network(setup):
+    """With the student's weight at zero only the teacher's path is left, and the other way round."""
+    student, teacher, augmentor, images = setup
+    for objective in (AugmentorObjective(T, 1.0, 0.0), AugmentorObjective(T, 0.0, 1.0)):
+        augmentor_step(augmentor, student, teacher, images, torch.optim.SGD(augmentor.parameters(), lr=0.0), objective)
+        assert augmentor.log_scale.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_augmentor_step_changes_neither_network(setup, given):
+    student, teacher, augmentor, images = setup
+    leave_gradients(student)
+    leave_gradients(teacher)
+    student[0].weight.requires_grad_(False)
+    teacher[5].eval()
+    answers = copy.deepcopy(teacher).eval()(images).detach() if given else None
+    before = [snapshot(student), snapshot(teacher)]
+    scale = augmentor.log_scale.detach().clone()
+    optimizer = torch.optim.Adam(augmentor.parameters(), lr=0.1)
+    augmentor_step(augmentor, student, teacher, images, optimizer, AugmentorObjective(T), teacher_clean=answers)
+    assert not torch.equal(scale, augmentor.log_scale)
+    assert_unchanged(before[0], student)
+    assert_unchanged(before[1], teacher)
+
+
+def test_student_step_changes_the_student_only(setup):
+    student, teacher, augmentor, images = setup
+    leave_gradients(teacher)
+    leave_gradients(augmentor)
+    augmentor.train()
+    before = [snapshot(teacher), snapshot(augmentor)]
+    old = snapshot(student)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    student_step(student, teacher, images, optimizer, StudentObjective(T), augmentor=augmentor)
+    assert_unchanged(before[0], teacher)
+    assert_unchanged(before[1], augmentor)
+    new = dict(snapshot(student)[0])
+    assert all(not torch.equal(value, new[name]) for name, value in old[0])
+    assert student.training
+
+
+def test_student_step_against_plain_pytorch(setup):
+    student, teacher, augmentor, images = setup
+    student.eval()
+    plain_student, plain_teacher = copy.deepcopy(student), copy.deepcopy(teacher).eval()
+    augmented = augmentor(images, torch.Generator().manual_seed(4)).detach()
+    loss = plain_disagreement(plain_student(augmented), plain_teacher(augmented).detach())
+    loss = loss + 0.5 * plain_disagreement(plain_student(images), plain_teacher(images).detach())
+    expected = torch.autograd.grad(loss, list(plain_student.parameters()))
+
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    generator = torch.Generator().manual_seed(4)
+    objective = StudentObjective(T, 0.5)
+    terms = student_step(student, teacher, images, optimizer, objective, augmentor=augmentor, generator=generator)
+    torch.testing.assert_close(terms.loss, loss.detach())
+    for parameter, gradient in zip(student.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_given_answers_are_used_and_spare_the_teacher(setup):
+    student, teacher, _, images = setup
+
+    def never(*_):
+        raise AssertionError("the teacher was asked")
+
+    teacher.register_forward_pre_hook(never)
+    answers = torch.zeros(6, 5, dtype=torch.float64)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    terms = student_step(student.eval(), teacher, images, optimizer, StudentObjective(T), teacher_clean=answers)
+    torch.testing.assert_close(terms.loss, plain_disagreement(student(images), answers).detach())
+
+
+def test_repeated_steps_bring_the_networks_together_and_apart(setup):
+    student, teacher, augmentor, images = setup
+    student.eval()
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.01)
+    objective = StudentObjective(T)
+    losses = [
+        student_step(student, teacher, images, optimizer, objective, augmentor=augmentor).loss.item() for _ in range(60)
+    ]
+    assert losses[-1] < 0.5 * losses[0]
+    optimizer = torch.optim.Adam(augmentor.parameters(), lr=0.1)
+    sought = [
+        augmentor_step(augmentor, student, teacher, images, optimizer, AugmentorObjective(T, 0.0)).disagreement.item()
+        for _ in range(40)
+    ]
+    assert sum(sought[-5:]) > 1.5 * sum(sought[:5])
+
+
+def test_supervised_step_is_cross_entropy(setup):
+    student, _, _, images = setup
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    plain = copy.deepcopy(student.eval())
+    loss = F.cross_entropy(plain(images), labels, label_smoothing=0.1)
+    expected = torch.autograd.grad(loss, list(plain.parameters()))
+    optimizer = torch.optim.SGD(student.parameters(), lr=1.0)
+    before = [p.detach().clone() for p in student.parameters()]
+    actual = supervised_step(student, images, labels, optimizer, label_smoothing=0.1)
+    torch.testing.assert_close(actual, loss.detach())
+    for old, new, gradient in zip(before, student.parameters(), expected, strict=True):
+        torch.testing.assert_close(new.detach(), old - gradient)
+
+
+def test_held_constant_restores_after_an_error(setup):
+    student, teacher, *_ = setup
+    student[5].eval()
+    before = snapshot(student)
+
+    class StopEarlyError(Exception):
+        pass
+
+    def fail():
+        with held_constant(student, teacher, student):
+            assert not any(m.training for m in student.modules())
+            assert not any(p.requires_grad for p in teacher.parameters())
+            raise StopEarlyError
+
+    with pytest.raises(StopEarlyError):
+        fail()
+    assert_unchanged(before, student)
+
+
+def test_networks_that_share_parts_are_restored():
+    shared = nn.Linear(3, 3)
+    first, second = nn.Sequential(shared), nn.Sequential(shared, nn.Dropout())
+    with held_constant(first, second):
+        assert not shared.weight.requires_grad
+    assert shared.weight.requires_grad
+    assert shared.training
+
+
+def test_bfloat16_and_real_networks_take_a_step():
+    torch.manual_seed(0)
+    teacher, student = ShiftRobustCNN(), ShiftRobustCNN(widths=(4, 8, 8))
+    images = torch.rand(4, 1, 28, 28)
+    augmentor = AffineAugmentor()
+    optimizer = torch.optim.Adam(augmentor.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        terms = augmentor_step(augmentor, student, teacher, images, optimizer, AugmentorObjective(T))
+    assert torch.isfinite(terms.loss)
+    assert torch.isfinite(augmentor.log_scale).all()
