@@ -46,9 +46,14 @@ class AffineWarp {
       if (block.lanes == 1) {
         sample_taps<kNearest>(n, ws_);
         store_plane(block, at, n);
-      } else {
+      } else if (is_interleaved(p_.output, p_.channels)) {
         sample_channels<kNearest>(n, pitch, ws_);
         store_pixels(p_.output, block, at, n, ws_.pixels, ws_.rows);
+      } else {
+        T* rows[4];
+        block_rows(p_.output, block, at, n, ws_.rows, rows);
+        sample_planes<kNearest>(n, pitch, ws_, rows);
+        commit_rows(p_.output, block, at, n, rows);
       }
     });
   }

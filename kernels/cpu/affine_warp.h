@@ -22,8 +22,9 @@ inline Tiling split_evenly(std::int64_t height, std::int64_t width, std::int64_t
   return {(height + tile_height - 1) / tile_height, (width + tile_width - 1) / tile_width, tile_height, tile_width};
 }
 
-// Square tiles read the fewest pixels twice under rotation; at 64 the window of one stays in the second-level cache.
-inline Tiling output_tiling(const AffineWarpParams& p) { return split_evenly(p.out_height, p.out_width, 64, 64); }
+// Square tiles read the fewest pixels twice under rotation. At 128 the window of one still fits the second-level
+// cache; 64 was 1.6 times and 32 twice as slow, for the pixels around each tile that are packed again.
+inline Tiling output_tiling(const AffineWarpParams& p) { return split_evenly(p.out_height, p.out_width, 128, 128); }
 
 // Wide tiles: a tile of the input is visited by whole runs of output rows. With its ring it fits a window.
 inline Tiling input_tiling(const AffineWarpParams& p) {

@@ -64,19 +64,20 @@ inline void commit_row(DType dtype, void* data, std::int64_t offset, const float
 inline void commit_row(DType /*dtype*/, void* /*data*/, std::int64_t /*offset*/, const double* /*row*/,
                        std::int64_t /*n*/) {}
 
-// Four rows become n pixels of four lanes.
+// Four rows become n pixels of four lanes. A null row is one of zeros; the first two exist.
 template <typename T>
 inline void interleave4(const T* a, const T* b, const T* c, const T* d, std::int64_t n, T* pixels) {
+  const Vec4<T> zero{};
   std::int64_t i = 0;
   for (; i + 4 <= n; i += 4) {
-    Vec4<T> va = load4(a + i), vb = load4(b + i), vc = load4(c + i), vd = load4(d + i);
+    Vec4<T> va = load4(a + i), vb = load4(b + i), vc = c ? load4(c + i) : zero, vd = d ? load4(d + i) : zero;
     transpose4(va, vb, vc, vd);
     store4(pixels + 4 * i, va);
     store4(pixels + 4 * i + 4, vb);
     store4(pixels + 4 * i + 8, vc);
     store4(pixels + 4 * i + 12, vd);
   }
-  for (; i < n; ++i) store4(pixels + 4 * i, Vec4<T>{a[i], b[i], c[i], d[i]});
+  for (; i < n; ++i) store4(pixels + 4 * i, Vec4<T>{a[i], b[i], c ? c[i] : T(0), d ? d[i] : T(0)});
 }
 
 // The reverse. Rows that are not wanted may alias a row of junk.
@@ -139,22 +140,36 @@ inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& b
   }
   const T* lane[4];
   for (std::int64_t k = 0; k < 4; ++k) {
-    T* buffer = rows + k * n;
-    if (k < block.lanes) {
-      lane[k] = row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, buffer);
-    } else {
-      for (std::int64_t i = 0; i < n; ++i) buffer[i] = T(0);
-      lane[k] = buffer;
-    }
+    lane[k] = k < block.lanes
+                  ? row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, rows + k * n)
+                  : nullptr;
   }
   interleave4(lane[0], lane[1], lane[2], lane[3], n, pixels);
 }
 
-// The reverse, into contiguous rows or channels-last pixels. `rows` holds 4 * n elements.
+// Where n elements of each of a block's channels go; the rows beyond its lanes are junk. `rows` holds 4 * n elements.
 template <typename T>
-inline void store_pixels(const ImageView<void>& view, const ChannelBlock& block, std::int64_t offset, std::int64_t n,
+inline void block_rows(const ImageView<void>& view, const ChannelBlock& block, std::int64_t at, std::int64_t n, T* rows,
+                       T* (&lane)[4]) {
+  for (std::int64_t k = 0; k < 4; ++k) {
+    T* buffer = rows + k * n;
+    lane[k] = k < block.lanes ? row_target(block.dtype, view.data, at + (block.first + k) * view.channel, buffer) : buffer;
+  }
+}
+
+template <typename T>
+inline void commit_rows(const ImageView<void>& view, const ChannelBlock& block, std::int64_t at, std::int64_t n,
+                        T* const (&lane)[4]) {
+  for (std::int64_t k = 0; k < block.lanes; ++k) {
+    commit_row(block.dtype, view.data, at + (block.first + k) * view.channel, lane[k], n);
+  }
+}
+
+// The reverse of load_pixels, into contiguous rows or channels-last pixels. `rows` holds 4 * n elements.
+template <typename T>
+inline void store_pixels(const ImageView<void>& view, const ChannelBlock& block, std::int64_t at, std::int64_t n,
                          const T* pixels, T* rows) {
-  offset += block.first * view.channel;
+  const std::int64_t offset = at + block.first * view.channel;
   if (is_interleaved(view, block.channels)) {
     if (block.channels == block.lanes) {
       T* run = row_target(block.dtype, view.data, offset, rows);
@@ -178,14 +193,9 @@ inline void store_pixels(const ImageView<void>& view, const ChannelBlock& block,
     return;
   }
   T* lane[4];
-  for (std::int64_t k = 0; k < 4; ++k) {
-    T* buffer = rows + k * n;
-    lane[k] = k < block.lanes ? row_target(block.dtype, view.data, offset + k * view.channel, buffer) : buffer;
-  }
+  block_rows(view, block, at, n, rows, lane);
   deinterleave4(pixels, n, lane[0], lane[1], lane[2], lane[3]);
-  for (std::int64_t k = 0; k < block.lanes; ++k) {
-    commit_row(block.dtype, view.data, offset + k * view.channel, lane[k], n);
-  }
+  commit_rows(view, block, at, n, lane);
 }
 
 HARDFAST_END

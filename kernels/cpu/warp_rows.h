@@ -24,38 +24,47 @@ struct Frame {
   bool align_corners;
 };
 
-// Splits one axis of a position into the cell's first tap and the place within the cell.
+// One axis of a position: the cell's first tap, and the place within the cell.
+template <typename T>
+struct Cell {
+  std::int32_t first;
+  T within;
+};
+
 template <bool kNearest, typename T>
-HARDFAST_HD void split_cell(T position, T last, std::int32_t& first, T& within) {
+HARDFAST_HD Cell<T> split_cell(T position, T last) {
   const T above = position > T(0) ? position : T(0);  // NaN becomes the first pixel, which is outside the image
   const T clamped = above < last ? above : last;
-  if (kNearest) {
-    first = static_cast<std::int32_t>(__builtin_rint(clamped));
-    within = T(0);
-  } else {
-    first = static_cast<std::int32_t>(clamped);
-    within = clamped - static_cast<T>(first);
-  }
+  if (kNearest) return {static_cast<std::int32_t>(__builtin_rint(clamped)), T(0)};
+  const std::int32_t first = static_cast<std::int32_t>(clamped);
+  return {first, clamped - static_cast<T>(first)};
 }
 
 // Fills ws.x, ws.y, ws.slope_* and ws.column with n cells; column is the pixel's index in the window. With
 // kKeepRow, column and row stay apart, for a "window" that is the whole image and may have no 32-bit index.
 template <typename Pad, bool kNearest, bool kKeepRow, typename T>
-inline void locate(const RowPositions<T>& positions, std::int64_t n, const Frame<T>& frame, Workspace<T>& ws) {
-  for (std::int32_t k = 0; k < static_cast<std::int32_t>(n); ++k) {
+inline void locate(const RowPositions<T> positions, std::int64_t n, const Frame<T> frame, Workspace<T>& ws) {
+  // Copies and restricted pointers: nothing that the loop reads can change under it, so it vectorises.
+  T *__restrict x_within = ws.x, *__restrict y_within = ws.y;
+  T *__restrict x_slope = ws.slope_x, *__restrict y_slope = ws.slope_y;
+  std::int32_t *__restrict columns = ws.column, *__restrict rows = ws.row;
+  const std::int32_t count = static_cast<std::int32_t>(n);
+#pragma omp simd
+  for (std::int32_t k = 0; k < count; ++k) {
     const T step = static_cast<T>(k);
     const Padded<T> x = Pad::apply(positions.x + step * positions.step_x, frame.origin_x, frame.length_x,
-                                       frame.align_corners);
+                                   frame.align_corners);
     const Padded<T> y = Pad::apply(positions.y + step * positions.step_y, frame.origin_y, frame.length_y,
-                                       frame.align_corners);
-    std::int32_t column, row;
-    split_cell<kNearest>(x.position, frame.last_x, column, ws.x[k]);
-    split_cell<kNearest>(y.position, frame.last_y, row, ws.y[k]);
-    ws.column[k] = kKeepRow ? column : row * frame.pitch + column;
-    if (kKeepRow) ws.row[k] = row;
+                                   frame.align_corners);
+    const Cell<T> column = split_cell<kNearest>(x.position, frame.last_x);
+    const Cell<T> row = split_cell<kNearest>(y.position, frame.last_y);
+    x_within[k] = column.within;
+    y_within[k] = row.within;
+    columns[k] = kKeepRow ? column.first : row.first * frame.pitch + column.first;
+    if (kKeepRow) rows[k] = row.first;
     if (Pad::kBends) {
-      ws.slope_x[k] = x.slope;
-      ws.slope_y[k] = y.slope;
+      x_slope[k] = x.slope;
+      y_slope[k] = y.slope;
     }
   }
 }
@@ -92,6 +101,28 @@ inline void sample_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws
     const T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
     const Vec4<T> value = kNearest ? load4(cell) : bilinear(channel_taps(cell, pitch), splat4(ws.x[k]), splat4(ws.y[k]));
     store4(ws.pixels + 4 * k, value);
+  }
+}
+
+// Forward into four rows of one channel each; rows that are not wanted may alias a row of junk.
+template <bool kNearest, typename T>
+inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
+  const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
+    const T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
+    return kNearest ? load4(cell) : bilinear(channel_taps(cell, pitch), splat4(ws.x[k]), splat4(ws.y[k]));
+  };
+  std::int64_t k = 0;
+  for (; k + 4 <= n; k += 4) {
+    Vec4<T> a = sample(k), b = sample(k + 1), c = sample(k + 2), d = sample(k + 3);
+    transpose4(a, b, c, d);
+    store4(rows[0] + k, a);
+    store4(rows[1] + k, b);
+    store4(rows[2] + k, c);
+    store4(rows[3] + k, d);
+  }
+  for (; k < n; ++k) {
+    const Vec4<T> value = sample(k);
+    for (int lane = 0; lane < 4; ++lane) rows[lane][k] = value[lane];
   }
 }
 
