@@ -93,7 +93,7 @@ def make_run(path: Path, seeds: int = 2) -> Path:
         "steps": {"value": 40, "provenance": "our choice"},
         "temperature": {"value": 5.0, "provenance": "earlier code"},
     }
-    run.write_config({"recipe": "hard-digits", "fields": fields})
+    run.write_config({"recipe": "hard-digits", "title": "Shifts", "citation": "A & B, 2023", "fields": fields})
     for method in ACCURACY:
         for seed in range(seeds):
             write_method(run, method, seed)
@@ -145,6 +145,7 @@ def test_report_of_finished_run(finished_page: Page) -> None:
     assert ["seconds", "93.0"] in header
     assert "HARD reaches 90.0 % accuracy and closes 95.9 % of the gap" in page.text
     assert "1 min 33 s" in page.text
+    assert "After A & B, 2023" in page.text
     assert "incomplete" not in page.text
 
 
@@ -171,11 +172,11 @@ def test_report_repeats_bitwise_and_leaves_matplotlib_alone(finished: Path, fini
 def test_text_is_escaped(run: RunDir) -> None:
     attack = "<script>alert(1)</script>"
     fields = {attack: {"value": attack, "provenance": attack}}
-    run.write_config({"recipe": attack, "fields": fields})
+    run.write_config({"recipe": attack, "title": attack, "citation": attack, "fields": fields})
     run.write_results([ResultRow("r", attack, attack, attack, [0.5], 0.5, attack)], 1.0)
     page = Page(build_report(run.path))
     assert "script" not in page.tags
-    assert page.text.count(attack) >= 6
+    assert page.text.count(attack) >= 8
 
 
 def test_published_numbers_with_source(run: RunDir) -> None:

@@ -137,6 +137,7 @@ def build_report(run: Path) -> Path:
 def _page(run: Run) -> str:
     body = [
         f"<header><h1>{escape(run.recipe)}</h1>",
+        *(f"<p>{escape(text)}</p>" for text in _configured(run, "title")),
         f'<p class="about">{escape(_about(run))}</p></header>',
         _headline(run),
         _missing(run),
@@ -144,6 +145,7 @@ def _page(run: Run) -> str:
         *(_section(run, section) for section in _SECTIONS),
         _details("Configuration", None if run.config is None else config_table(run.config), "config.json"),
         _details("How it was run", None if run.header is None else header_table(run.header), "results.json"),
+        *(f'<p class="notes">After {escape(text)}</p>' for text in _configured(run, "citation")),
     ]
     head = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -151,6 +153,12 @@ def _page(run: Run) -> str:
         f"<title>{escape(run.recipe)}: hardfast report</title>\n<style>{_CSS}</style>\n</head>\n"
     )
     return head + "<body>\n" + "\n".join(part for part in body if part) + "\n</body>\n</html>\n"
+
+
+def _configured(run: Run, name: str) -> list[str]:
+    """Return the text of that name in config.json, as a list of one or none."""
+    value = (run.config or {}).get(name)
+    return [value] if isinstance(value, str) else []
 
 
 def _about(run: Run) -> str:

@@ -32,7 +32,7 @@ _LABELS = {
     "hard": "HARD",
 }
 # Below this the gap is of the size of its own noise, and a ratio to it says nothing.
-_SMALLEST_GAP = 0.02
+_SMALLEST_GAP = 0.05
 _EMPTY = "-"
 
 
@@ -84,7 +84,7 @@ def gap_closed(rows: Sequence[ResultRow], method: str, split: str, metric: str =
 
     Returns:
         ``(method - distillation) / (teacher - distillation)``; None where one of the three has not been measured, or
-        where the gap is below 0.02.
+        where the gap is below 0.05.
     """
     value, distillation = _mean(rows, method, split, metric), _mean(rows, "distillation", split, metric)
     gap = _gap_to_teacher(rows, split, metric)
