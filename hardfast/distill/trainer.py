@@ -149,7 +149,7 @@ class Trainer:
         self._batches = ShuffledBatches(len(train), config.batch_size, 2 * seed)
         self._augmentor_batches = ShuffledBatches(len(train), config.batch_size, 2 * seed + 1)
         self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._augmentor_optimizer: torch.optim.Adam | None = None
         self._snapshots: SnapshotRecorder | None = None

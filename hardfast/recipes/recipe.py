@@ -1,4 +1,8 @@
-"""What every recipe is made of: frozen dataclasses whose fields say where their values come from."""
+"""What every recipe is made of: frozen dataclasses whose fields say where their values come from.
+
+The source of a field, in its metadata, is ``"known"`` (the paper's abstract states it), ``"earlier code"`` (the authors'
+public code of earlier work has it) or ``"our choice"``.
+"""
 
 # ruff: noqa: RUF009 - the defaults are frozen dataclasses, and so may be shared
 from __future__ import annotations
@@ -18,11 +22,6 @@ from hardfast.distill.objectives import AugmentorObjective, StudentObjective
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-def known(default: Any) -> Any:
-    """A field whose value the paper's abstract states."""
-    return field(default=default, metadata={"source": "known"})
 
 
 def earlier_code(default: Any) -> Any:
@@ -102,9 +101,9 @@ class AugmentorConfig:
     mode: Literal["full", "translation", "no_translation"] = earlier_code("full")
     initial_scale: float = earlier_code(0.1)
     learning_rate: float = our_choice(0.03)
-    teacher_weight: float = our_choice(0.3)
+    teacher_weight: float = our_choice(2.0)
     student_weight: float = our_choice(1.0)
-    form: Literal["saturating", "non_saturating"] = our_choice("saturating")
+    form: Literal["saturating", "non_saturating"] = our_choice("non_saturating")
 
     def build(self) -> AffineAugmentor:
         """Makes the augmentor."""
@@ -171,13 +170,13 @@ class Recipe:
 
     seeds: int = our_choice(3)
     first_seed: int = our_choice(0)
-    steps: int = our_choice(3000)
+    steps: int = our_choice(3500)
     batch_size: int = our_choice(64)
-    learning_rate: float = our_choice(1e-3)
+    learning_rate: float = our_choice(3e-3)
     warmup_steps: int = our_choice(100)
     weight_decay: float = our_choice(0.0)
     student: str = earlier_code("mlp")
-    temperature: float = our_choice(2.0)
+    temperature: float = our_choice(1.0)
     clean_weight: float = our_choice(1.0)
     teacher: TeacherConfig = our_choice(TeacherConfig())
     augmentor: AugmentorConfig = our_choice(AugmentorConfig())
