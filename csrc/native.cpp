@@ -1,5 +1,6 @@
 // hardfast._native: what is not an op. Build information, the processor's features, the memory-bandwidth probe.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <chrono>
 #include <cstring>
