@@ -15,7 +15,7 @@ from hardfast.distill.run_dir import RunDir
 from hardfast.models import create_model
 from hardfast.recipes import METHODS, RECIPES, get_recipe, run
 from hardfast.recipes.experiment import result_rows
-from hardfast.recipes.recipe import AlternationConfig
+from hardfast.recipes.recipe import AlternationConfig, AugmentorConfig, TeacherConfig
 
 
 def leaves(config, prefix=""):
@@ -210,7 +210,12 @@ def test_thresholds_run_end_to_end(tmp_path):
         ({"seeds": 0}, "seeds must be >= 1"),
         ({"first_seed": -1}, "first_seed >= 0"),
         ({"temperature": -1.0}, "temperature"),
-        ({"student": "vgg"}, "name must be one of"),
+        ({"student": "vgg"}, "student must be one of"),
+        ({"teacher": TeacherConfig(model="vgg")}, r"teacher\.model must be one of"),
+        ({"teacher": TeacherConfig(learning_rate=0.0)}, "learning_rate"),
+        ({"augmentor": AugmentorConfig(initial_scale=-1.0)}, "initial_scale"),
+        ({"augmentor": AugmentorConfig(teacher_weight=-1.0)}, "teacher_weight"),
+        ({"alternation": AlternationConfig("thresholds", lower=2.0, upper=1.0)}, "lower and upper"),
         ({"smoke": True, "steps": 0}, "steps must be >= 1"),
     ],
 )
@@ -219,6 +224,7 @@ def test_bad_overrides_raise(tmp_path, change, message):
     small = dataclasses.replace(recipe, **({"smoke": True, "seeds": 1} | change))
     with pytest.raises(ValueError, match=message):
         run(small, RunDir(tmp_path), progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_shift_that_would_cut_digits_raises():

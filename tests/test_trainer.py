@@ -280,7 +280,8 @@ def test_parts_that_do_not_go_together_raise(options, message):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 0), ("batch_size", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("weight_decay", -1.0),
-     ("warmup_steps", -1), ("validate_every", 0), ("log_every", 0), ("augmentor_learning_rate", -0.1)],
+     ("warmup_steps", -1), ("validate_every", 0), ("log_every", 0), ("augmentor_learning_rate", -0.1),
+     ("label_smoothing", 1.5), ("snapshots", 1)],
 )  # fmt: skip
 def test_bad_configuration_raises(name, value):
     with pytest.raises(ValueError, match=name):

@@ -68,6 +68,10 @@ class TrainerConfig:
         for name in ("weight_decay", "warmup_steps"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be in [0, 1]; got {self.label_smoothing}")
+        if self.snapshots < 2:
+            raise ValueError(f"snapshots must be >= 2 (the first and the last step); got {self.snapshots}")
 
     def learning_rate_at(self, step: int) -> float:
         """The student's learning rate in ``step``, in [0, ``steps``)."""

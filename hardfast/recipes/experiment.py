@@ -13,7 +13,7 @@ from hardfast.augment import AffineAugmentor
 from hardfast.distill.alternation import Alternation
 from hardfast.distill.evaluate import accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
-from hardfast.distill.trainer import Trainer, TrainerConfig
+from hardfast.distill.trainer import Trainer
 from hardfast.models import create_model
 from hardfast.recipes.recipe import ExperimentData, Recipe
 
@@ -103,7 +103,7 @@ def _train(
         model,
         data.splits.train,
         data.splits.validation,
-        _trainer_config(recipe, method),
+        recipe.teacher_training() if method == "teacher" else recipe.student_training(),
         **parts._asdict(),
         seed=seed,
         directory=directory,
@@ -123,23 +123,6 @@ def _parts(recipe: Recipe, method: str, teacher: nn.Module | None, device: torch
     if method == "random_affine":
         return _Parts(teacher, augmentor.frozen(), None)
     return _Parts(teacher, augmentor, recipe.alternation.build())
-
-
-def _trainer_config(recipe: Recipe, method: str) -> TrainerConfig:
-    source = recipe.teacher if method == "teacher" else recipe
-    return TrainerConfig(
-        steps=source.steps,
-        batch_size=source.batch_size,
-        learning_rate=source.learning_rate,
-        warmup_steps=source.warmup_steps,
-        weight_decay=source.weight_decay,
-        label_smoothing=recipe.teacher.label_smoothing if method == "teacher" else 0.0,
-        augmentor_learning_rate=recipe.augmentor.learning_rate,
-        student_objective=recipe.student_objective(),
-        augmentor_objective=recipe.augmentor.objective(recipe.temperature),
-        validate_every=max(50, source.steps // 10),
-        log_every=max(1, min(20, source.steps // 50)),
-    )
 
 
 def _test(model: nn.Module, method: str, data: ExperimentData, results: Accuracies, directory: MethodDir) -> None:

@@ -1,7 +1,7 @@
 """What every recipe is made of: frozen dataclasses whose fields say where their values come from.
 
-The source of a field, in its metadata, is ``"known"`` (the paper's abstract states it), ``"earlier code"`` (the authors'
-public code of earlier work has it) or ``"our choice"``.
+The source of a field, in its metadata, is ``"known"`` (the abstract of the paper states it), ``"earlier code"`` (the
+authors' public code of earlier work has it) or ``"our choice"``.
 """
 
 # ruff: noqa: RUF009 - the defaults are frozen dataclasses, and so may be shared
@@ -19,6 +19,8 @@ from hardfast.data.shifts import ShiftedSet
 from hardfast.data.splits import LabelledImages, Splits
 from hardfast.distill.alternation import Alternation, FixedRatio, Thresholds
 from hardfast.distill.objectives import AugmentorObjective, StudentObjective
+from hardfast.distill.trainer import TrainerConfig
+from hardfast.models import MODELS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -196,11 +198,32 @@ class Recipe:
         """Returns the recipe that is run: this one, or with ``smoke`` a small one.
 
         Raises:
-            ValueError: there are no seeds.
+            ValueError: a value is out of its range; everything but the data is checked, before anything is trained.
         """
         if self.seeds < 1 or self.first_seed < 0:
             raise ValueError(f"seeds must be >= 1 and first_seed >= 0; got {self.seeds} and {self.first_seed}")
-        return self._shrunk() if self.smoke else self
+        for name, model in {"student": self.student, "teacher.model": self.teacher.model}.items():
+            if model not in MODELS:
+                raise ValueError(f"{name} must be one of {sorted(MODELS)}; got {model!r}")
+        recipe = self._shrunk() if self.smoke else self
+        recipe.teacher_training()
+        recipe.student_training()
+        recipe.augmentor.build()
+        recipe.alternation.build()
+        return recipe
+
+    def teacher_training(self) -> TrainerConfig:
+        """How the teacher is trained."""
+        return _training(self.teacher, label_smoothing=self.teacher.label_smoothing)
+
+    def student_training(self) -> TrainerConfig:
+        """How the student of every method is trained."""
+        return _training(
+            self,
+            augmentor_learning_rate=self.augmentor.learning_rate,
+            student_objective=StudentObjective(self.temperature, self.clean_weight),
+            augmentor_objective=self.augmentor.objective(self.temperature),
+        )
 
     def _shrunk(self) -> Self:
         teacher = dataclasses.replace(
@@ -214,10 +237,6 @@ class Recipe:
             teacher=teacher,
         )
 
-    def student_objective(self) -> StudentObjective:
-        """Makes what a student with a teacher minimises."""
-        return StudentObjective(self.temperature, self.clean_weight)
-
     def describe(self) -> dict[str, Any]:
         """Returns the content of config.json: every field, nested ones with dots, with its value and its
         source.
@@ -227,6 +246,19 @@ class Recipe:
         leaves = _leaves(self, type(self)())
         fields = {name: {"value": value, "provenance": source} for name, value, source in leaves}
         return {"recipe": self.name, "title": self.title, "citation": self.citation, "fields": fields}
+
+
+def _training(source: TeacherConfig | Recipe, **options: Any) -> TrainerConfig:
+    return TrainerConfig(
+        steps=source.steps,
+        batch_size=source.batch_size,
+        learning_rate=source.learning_rate,
+        warmup_steps=source.warmup_steps,
+        weight_decay=source.weight_decay,
+        validate_every=max(50, source.steps // 10),
+        log_every=max(1, min(20, source.steps // 50)),
+        **options,
+    )
 
 
 def _leaves(config: Any, defaults: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
