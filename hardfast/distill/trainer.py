@@ -106,8 +106,7 @@ class Trainer:
         alternation: when the augmentor learns; None if never. Needs an augmentor.
         seed: of batches, noise and dropout, >= 0.
         directory: where metrics, weights, state and snapshots go; None for nowhere.
-        progress: whether to show a progress bar, where there is a terminal.
-        description: text before the bar.
+        progress: text before a progress bar, which is shown where there is a terminal; None for no bar.
     """
 
     def __init__(
@@ -122,8 +121,7 @@ class Trainer:
         alternation: Alternation | None = None,
         seed: int = 0,
         directory: MethodDir | None = None,
-        progress: bool = False,
-        description: str = "",
+        progress: str | None = None,
     ) -> None:
         if augmentor is not None and teacher is None:
             raise ValueError("augmentor needs a teacher: labels need not hold for augmented images; got teacher=None")
@@ -140,7 +138,6 @@ class Trainer:
         self.alternation = alternation
         self.directory = directory
         self.progress = progress
-        self.description = description
         self.step = 0
         self.augmentor_steps = 0
         self.best_step = 0
@@ -176,10 +173,10 @@ class Trainer:
         bar = tqdm(
             total=self.config.steps,
             initial=self.step,
-            desc=self.description,
+            desc=self.progress,
             unit="step",
             leave=False,
-            disable=None if self.progress else True,
+            disable=True if self.progress is None else None,
         )
         self._clock = (time.perf_counter(), self.step)
         with bar, self._own_random_state():

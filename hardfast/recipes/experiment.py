@@ -107,8 +107,7 @@ def _train(
         **parts._asdict(),
         seed=seed,
         directory=directory,
-        progress=progress,
-        description=f"seed {seed} {method}",
+        progress=f"seed {seed} {method}" if progress else None,
     )
     trainer.fit()
     return model
