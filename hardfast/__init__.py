@@ -6,7 +6,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardfast.ops import affine_warp, backends, kl_disagreement
+    from hardfast.ops._library import backends
+    from hardfast.ops.affine_warp import affine_warp
+    from hardfast.ops.kl_disagreement import kl_disagreement
 
 __version__ = version("hardfast")
 __all__ = ["__version__", "affine_warp", "backends", "kl_disagreement"]

@@ -183,9 +183,10 @@ def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
     grad, image, theta, fill = ctx.saved_tensors
 
     def gradients(grad: Tensor, image: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
-        return _reference_backward(grad, image, theta, fill, *ctx.options, ctx.mask)
+        mode, padding_mode, align_corners = ctx.options
+        return _reference_backward(grad, image, theta, fill, mode, padding_mode, align_corners, ctx.mask)
 
-    _, vjp = torch.func.vjp(gradients, grad, image, theta)
+    vjp = torch.func.vjp(gradients, grad, image, theta)[1]
     return *vjp(grads), None, None, None, None, None
 
 
@@ -198,8 +199,15 @@ torch.library.register_autograd(
 def _reference(
     image: Tensor, theta: Tensor, fill: Tensor | None, size: list[int], mode: str, padding_mode: str, align: bool
 ) -> Tensor:
-    options = {"mode": mode, "padding_mode": padding_mode, "align_corners": align}
-    return reference.affine_warp(image, theta, (size[0], size[1]), fill=0.0 if fill is None else fill, **options)
+    return reference.affine_warp(
+        image,
+        theta,
+        (size[0], size[1]),
+        mode=mode,
+        padding_mode=padding_mode,
+        align_corners=align,
+        fill=0.0 if fill is None else fill,
+    )
 
 
 def _reference_backward(
@@ -213,7 +221,7 @@ def _reference_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
     size = list(grad.shape[2:])
-    _, vjp = torch.func.vjp(lambda i, t: _reference(i, t, fill, size, mode, padding_mode, align), image, theta)
+    vjp = torch.func.vjp(lambda i, t: _reference(i, t, fill, size, mode, padding_mode, align), image, theta)[1]
     grad_image, grad_theta = vjp(grad)
     return (
         grad_image if output_mask[0] else image.new_empty(0),

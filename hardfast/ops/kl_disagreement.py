@@ -168,7 +168,7 @@ def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         # The row statistics are functions of the logits: the reference differentiates through them.
         return _reference_backward(grad, student, teacher, row_stats, *ctx.options, ctx.mask)
 
-    _, vjp = torch.func.vjp(gradients, grad, student, teacher)
+    vjp = torch.func.vjp(gradients, grad, student, teacher)[1]
     return *vjp(grads), None, None, None, None, None, None
 
 
@@ -181,8 +181,9 @@ torch.library.register_autograd(
 def _reference_loss(
     student: Tensor, teacher: Tensor, temperature: float, divergence: str, per_sample: bool, divisor: int
 ) -> Tensor:
-    options = {"temperature": temperature, "divergence": divergence}
-    loss = reference.kl_disagreement(student, teacher, reduction="none", **options)
+    loss = reference.kl_disagreement(
+        student, teacher, temperature=temperature, divergence=divergence, reduction="none"
+    )
     return loss if per_sample else loss.sum() / divisor
 
 
@@ -194,8 +195,8 @@ def _reference(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor,
 def _reference_backward(
     grad: Tensor, student: Tensor, teacher: Tensor, row_stats: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    *options, mask = options
-    _, vjp = torch.func.vjp(lambda s, t: _reference_loss(s, t, *options), student, teacher)
+    *loss_options, mask = options
+    vjp = torch.func.vjp(lambda s, t: _reference_loss(s, t, *loss_options), student, teacher)[1]
     grad_student, grad_teacher = vjp(grad)
     return (
         grad_student if mask[0] else student.new_empty(0),

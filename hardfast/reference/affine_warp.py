@@ -35,7 +35,8 @@ def affine_warp(
 
     source = image.to(coordinate_dtype)
     fill_values = torch.as_tensor(fill, dtype=coordinate_dtype, device=image.device)
-    outside = (fill_values if padding_mode == "fill" else torch.zeros_like(fill_values)).reshape(1, -1, 1, 1)
+    fill_values = fill_values if padding_mode == "fill" else torch.zeros_like(fill_values)
+    outside = torch.atleast_2d(fill_values)[:, :, None, None]  # [1 or B, 1 or C, 1, 1]
     sample = {"bilinear": _bilinear, "nearest": _nearest}[mode]
     return sample(source, x_px, y_px, outside).to(image.dtype)
 
