@@ -187,6 +187,23 @@ def test_published_values_stand_beside_ours_and_alone():
     assert len(rows) == 9
 
 
+def test_threads_are_set_during_the_run_and_restored(tmp_path, monkeypatch):
+    seen = []
+    recipe = get_recipe("hard-digits")
+    load = type(recipe).load
+    monkeypatch.setattr(type(recipe), "load", lambda self: (seen.append(torch.get_num_threads()), load(self))[1])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for threads in (1, 0):
+            smoke = dataclasses.replace(recipe, smoke=True, seeds=1, threads=threads)
+            run(smoke, RunDir(tmp_path / str(threads)), progress=False)
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
+
+
 def test_alternation_is_built_as_configured():
     fixed, thresholds = AlternationConfig(student_steps=7).build(), AlternationConfig("thresholds", upper=0.7).build()
     assert isinstance(fixed, FixedRatio)
@@ -210,6 +227,7 @@ def test_thresholds_run_end_to_end(tmp_path):
         ({"seeds": 0}, "seeds must be >= 1"),
         ({"first_seed": -1}, "first_seed >= 0"),
         ({"temperature": -1.0}, "temperature"),
+        ({"threads": -1}, "threads must be >= 1"),
         ({"student": "vgg"}, "student must be one of"),
         ({"teacher": TeacherConfig(model="vgg")}, r"teacher\.model must be one of"),
         ({"teacher": TeacherConfig(learning_rate=0.0)}, "learning_rate"),

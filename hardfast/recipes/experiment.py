@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -50,8 +52,13 @@ def run(recipe: Recipe, run_dir: RunDir, progress: bool = True) -> list[ResultRo
         FileNotFoundError: the data are missing.
         OSError: the directory cannot be written.
     """
-    start = time.perf_counter()
     recipe = recipe.resolved()
+    with _threads(recipe.threads):
+        return _run(recipe, run_dir, progress)
+
+
+def _run(recipe: Recipe, run_dir: RunDir, progress: bool) -> list[ResultRow]:
+    start = time.perf_counter()
     device = _device(recipe.device)
     data = recipe.load().to(device)
     run_dir.write_config(recipe.describe())
@@ -134,6 +141,17 @@ def _test(model: nn.Module, method: str, data: ExperimentData, results: Accuraci
     }
     for split, value in values.items():
         results.setdefault((method, split), []).append(value)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Sets PyTorch's CPU threads inside the block; 0 leaves them."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(name: str) -> torch.device:

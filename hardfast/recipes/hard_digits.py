@@ -38,6 +38,10 @@ class HardDigits(Recipe):
     data: DigitsConfig = our_choice(DigitsConfig())
     # Batches this small are faster on two cores than on a GPU that waits for each of their kernels.
     device: Literal["auto", "cpu", "cuda"] = our_choice("cpu")
+    # Two threads are hardly faster than one at this size, and several times slower where another process wants a core:
+    # each of thousands of small parallel regions then waits for the thread that is not running. One thread also makes
+    # the results the same on any number of cores.
+    threads: int = our_choice(1)
 
     def load(self) -> ExperimentData:
         if not 0 <= self.data.max_shift_px <= MAX_SHIFT_PX:

@@ -160,6 +160,7 @@ class Recipe:
         augmentor: the augmentor and its objective.
         alternation: when the augmentor learns.
         device: ``auto`` for a GPU where there is one.
+        threads: CPU threads of PyTorch; 0 for PyTorch's own choice.
         smoke: shrinks everything to seconds, to see that it runs; the results mean nothing.
     """
 
@@ -184,6 +185,7 @@ class Recipe:
     augmentor: AugmentorConfig = our_choice(AugmentorConfig())
     alternation: AlternationConfig = our_choice(AlternationConfig())
     device: Literal["auto", "cpu", "cuda"] = our_choice("auto")
+    threads: int = our_choice(0)
     smoke: bool = our_choice(False)
 
     def load(self) -> ExperimentData:
@@ -202,6 +204,8 @@ class Recipe:
         """
         if self.seeds < 1 or self.first_seed < 0:
             raise ValueError(f"seeds must be >= 1 and first_seed >= 0; got {self.seeds} and {self.first_seed}")
+        if self.threads < 0:
+            raise ValueError(f"threads must be >= 1, or 0 for PyTorch's own choice; got {self.threads}")
         for name, model in {"student": self.student, "teacher.model": self.teacher.model}.items():
             if model not in MODELS:
                 raise ValueError(f"{name} must be one of {sorted(MODELS)}; got {model!r}")
