@@ -223,14 +223,34 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         Trainer(network(0), broken, VALIDATION, CONFIG).fit()
 
 
-def test_learning_rate_warms_up_and_falls_to_zero():
-    config = TrainerConfig(steps=100, learning_rate=0.1, warmup_steps=9)
-    rates = [config.learning_rate_at(step) for step in range(100)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == pytest.approx(0.1, rel=0.03)
+def test_learning_rates_warm_up_and_fall_to_zero():
+    config = TrainerConfig(steps=100, warmup_steps=9)
+    rates = [config.schedule(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1, rel=0.03)
     assert all(a < b for a, b in itertools.pairwise(rates[:10]))
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert 0 < rates[-1] < 1e-4
+    assert 0 < rates[-1] < 1e-3
+
+
+def test_both_optimizers_follow_the_schedule(monkeypatch):
+    """The rates that the steps are taken with, after every two of the twelve student steps for the augmentor."""
+    from hardfast.distill import trainer as module
+
+    seen = {"student_step": [], "augmentor_step": []}
+    for name, rates in seen.items():
+        original = getattr(module, name)
+
+        def watched(*args, _original=original, _rates=rates, **options):
+            optimizer = next(arg for arg in args if isinstance(arg, torch.optim.Optimizer))
+            _rates.append(optimizer.param_groups[0]["lr"])
+            return _original(*args, **options)
+
+        monkeypatch.setattr(module, name, watched)
+    trainer("hard").fit()
+    assert seen["student_step"] == [CONFIG.learning_rate * CONFIG.schedule(step) for step in range(12)]
+    expected = [CONFIG.augmentor_learning_rate * CONFIG.schedule(step) for step in (2, 4, 6, 8, 10)]
+    assert seen["augmentor_step"] == expected
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 3), (10, 10), (4, 11), (1, 1)])

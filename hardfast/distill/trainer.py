@@ -34,7 +34,8 @@ class TrainerConfig:
         learning_rate: of AdamW, > 0, reached after ``warmup_steps``, then falling to 0 along half a cosine.
         weight_decay: of AdamW, >= 0.
         warmup_steps: >= 0.
-        augmentor_learning_rate: of Adam, > 0, constant.
+        augmentor_learning_rate: the highest, of Adam, > 0; it rises and falls with the student's, so that the learned
+            distribution settles instead of ending wherever it wandered last.
         student_objective: what a student with a teacher minimises.
         augmentor_objective: what the augmentor minimises.
         label_smoothing: in [0, 1], of a network without a teacher.
@@ -73,10 +74,10 @@ class TrainerConfig:
         if self.snapshots < 2:
             raise ValueError(f"snapshots must be >= 2 (the first and the last step); got {self.snapshots}")
 
-    def learning_rate_at(self, step: int) -> float:
-        """The student's learning rate in ``step``, in [0, ``steps``)."""
+    def schedule(self, step: int) -> float:
+        """What every learning rate is multiplied with after ``step`` student steps, in (0, 1]."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 @dataclass(frozen=True)
@@ -254,8 +255,7 @@ class Trainer:
             self._dropout_state["cuda"] = torch.cuda.get_rng_state(self._device)
 
     def _student_step(self, bar: tqdm) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.step)
+        _set_learning_rate(self._optimizer, self.config.learning_rate * self.config.schedule(self.step))
         index = self._batches.indices(self.step).to(self._device)
         images, labels = self.train.images[index], self.train.labels[index]
         disagreement = consistency = None
@@ -286,6 +286,8 @@ class Trainer:
         assert self._augmentor_optimizer is not None
         assert self._teacher_clean is not None
         index = self._augmentor_batches.indices(self.augmentor_steps).to(self._device)
+        rate = self.config.augmentor_learning_rate * self.config.schedule(self.step)
+        _set_learning_rate(self._augmentor_optimizer, rate)
         terms = augmentor_step(
             self.augmentor,
             self.model,
@@ -312,7 +314,7 @@ class Trainer:
         now = time.perf_counter()
         self._clock = (now, self.step)
         scalars["images_per_second"] = (self.step - step) * self.config.batch_size / max(now - then, 1e-9)
-        scalars["learning_rate"] = self.config.learning_rate_at(self.step - 1)
+        scalars["learning_rate"] = self.config.learning_rate * self.config.schedule(self.step - 1)
         scalars |= self._augmentor_scalars()
         bar.set_postfix(loss=f"{scalars['student_loss']:.3f}", refresh=False)
         self._log(phase="student", **scalars)
@@ -361,6 +363,11 @@ class Trainer:
             self.directory.save_weights("augmentor", self.augmentor)
             self.directory.save_arrays("snapshots", **self._snapshots.arrays())
         self.directory.save_state(self.state_dict())
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _finite(value: Tensor, name: str, step: int) -> float:

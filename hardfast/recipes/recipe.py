@@ -94,7 +94,7 @@ class AugmentorConfig:
     Args:
         mode: ``full``, ``translation`` or ``no_translation``.
         initial_scale: initial standard deviation, in half image sides.
-        learning_rate: of Adam.
+        learning_rate: the highest, of Adam; it falls with the student's.
         teacher_weight: how strongly the teacher's answer is held.
         student_weight: how strongly disagreement is sought.
         form: of the objective.
