@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck, gradgradcheck
 
 from hardfast import reference
@@ -221,6 +222,10 @@ def test_gradient_of_one_input_alone_equals_that_of_both():
     assert torch.equal(both[1], theta_alone)
 
 
+QUICK_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
+COMPILED_CHECKS = ("test_aot_dispatch_dynamic",)  # seconds each
+
+
 @pytest.mark.parametrize("padding_mode", [*TORCH_PADDINGS, "fill"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype, padding_mode):
@@ -228,30 +233,32 @@ def test_opcheck(dtype, padding_mode):
     image.requires_grad_()
     theta.requires_grad_()
     fill = torch.rand(1, 3, dtype=theta.dtype) if padding_mode == "fill" else None
+    thorough = QUICK_CHECKS + (COMPILED_CHECKS if (dtype, padding_mode) in [(torch.float32, "fill")] else ())
     args = (image, theta, fill, [5, 4], "bilinear", padding_mode, False)
-    torch.library.opcheck(torch.ops.hardfast.affine_warp, args)
+    torch.library.opcheck(torch.ops.hardfast.affine_warp, args, test_utils=thorough)
     grad = torch.randn(2, 3, 5, 4).to(dtype)
     for mask in itertools.product([True, False], repeat=2):
         backward_args = (grad, image, theta, fill, "bilinear", padding_mode, False, list(mask))
-        torch.library.opcheck(torch.ops.hardfast._affine_warp_backward, backward_args)
+        checks = thorough if all(mask) else QUICK_CHECKS
+        torch.library.opcheck(torch.ops.hardfast._affine_warp_backward, backward_args, test_utils=checks)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [None, True])
 def test_compiles_to_one_graph(dynamic):
     torch.compiler.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
 
     def loss(image: Tensor, theta: Tensor) -> Tensor:
         return affine_warp(image * 2, theta, (9, 11), padding_mode="border").square().mean()
 
     compiled = torch.compile(loss, backend=counter, fullgraph=True, dynamic=dynamic)
-    for batch in (2, 5, 7):
+    for batch in (4, 5, 7):  # not 2: the compiler takes it for the 2 of theta's shape
         image, theta = random_inputs((batch, 3, 8, 8), torch.float32)
         expected = gradients(loss, (image, theta), torch.tensor(1.0))
         actual = gradients(compiled, (image, theta), torch.tensor(1.0))
         for mine, other in zip(actual, expected, strict=True):
             torch.testing.assert_close(mine, other)
-    assert counter.frame_count <= (1 if dynamic else 2)  # static: one for the first batch, one that is dynamic
+    assert counter.frame_count <= (1 if dynamic else 2)  # one for the first batch size, one for all others
 
 
 def test_compiles_with_inductor():

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardfast.ops._transforms import transforms_active
+
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -29,12 +31,10 @@ def finite(name: str, value: Tensor) -> None:
     Elsewhere the check would cost a device synchronisation or break a traced graph: there a kernel gives such
     values a defined meaning instead.
     """
-    if value.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(value):
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or transforms_active():
         return
+    if type(value) not in (Tensor, torch.nn.Parameter):
+        return  # a fake tensor, or another subclass that may hold no data
     if not bool(torch.isfinite(value.detach()).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity in {value.detach()}")
 
-
-def is_transformed(value: Tensor) -> bool:
-    """Whether a function transform or a tracer stands between this tensor and its data."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(value) or type(value) not in (Tensor, torch.nn.Parameter)

@@ -11,6 +11,7 @@ from torch import Tensor
 from hardfast import reference
 from hardfast.ops import _checks
 from hardfast.ops._library import LIBRARY, register_fallback
+from hardfast.ops._transforms import differentiable
 
 MODES = ("bilinear", "nearest")
 PADDING_MODES = ("zeros", "border", "reflection", "fill")
@@ -75,19 +76,20 @@ def affine_warp(
     _checks.one_of("mode", mode, MODES)
     _checks.one_of("padding_mode", padding_mode, PADDING_MODES)
     out_size = _output_size(image, size)
+    theta = theta.to(_coordinate_dtype(image))
     if padding_mode != "fill":
         if fill is not None:
             raise ValueError(f"fill is used only with padding_mode='fill', got fill with padding_mode={padding_mode!r}")
-        return torch.ops.hardfast.affine_warp(image, theta, None, out_size, mode, padding_mode, align_corners)
+        return _forward(image, theta, None, out_size, mode, padding_mode, align_corners)
     values = _fill_values(image, 0.0 if fill is None else fill)
     if values.requires_grad:
         # The warp is affine in the fill value: what the warped image leaves uncovered shows it.
-        warped = torch.ops.hardfast.affine_warp(image, theta, None, out_size, mode, "zeros", align_corners)
-        covered = torch.ops.hardfast.affine_warp(
+        warped = _forward(image, theta, None, out_size, mode, "zeros", align_corners)
+        covered = _forward(
             torch.ones_like(image[:, :1]), theta, None, out_size, mode, "zeros", align_corners
         )
         return warped + (1 - covered) * values[:, :, None, None].to(image.dtype)
-    return torch.ops.hardfast.affine_warp(image, theta, values, out_size, mode, padding_mode, align_corners)
+    return _forward(image, theta, values, out_size, mode, padding_mode, align_corners)
 
 
 def _check_images(image: Tensor, theta: Tensor) -> None:
@@ -106,6 +108,10 @@ def _check_images(image: Tensor, theta: Tensor) -> None:
     _checks.finite("theta", theta)
 
 
+def _coordinate_dtype(image: Tensor) -> torch.dtype:
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
+
+
 def _output_size(image: Tensor, size: Sequence[int] | None) -> list[int]:
     if size is None:
         return [image.shape[2], image.shape[3]]
@@ -117,8 +123,7 @@ def _output_size(image: Tensor, size: Sequence[int] | None) -> list[int]:
 
 def _fill_values(image: Tensor, fill: float | Sequence[float] | Tensor) -> Tensor:
     """``fill`` as ``[1, C]`` or ``[B, C]`` in the dtype of the arithmetic."""
-    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
-    values = torch.as_tensor(fill, dtype=dtype, device=image.device)
+    values = torch.as_tensor(fill, dtype=_coordinate_dtype(image), device=image.device)
     batch, channels = image.shape[:2]
     if values.dim() == 0:
         return values.expand(1, channels)
@@ -168,7 +173,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     image, theta, fill = ctx.saved_tensors
     mask = list(ctx.needs_input_grad[:2])
-    grad_image, grad_theta = torch.ops.hardfast._affine_warp_backward(grad, image, theta, fill, *ctx.options, mask)
+    grad_image, grad_theta = _backward(grad, image, theta, fill, *ctx.options, mask)
     return grad_image if mask[0] else None, grad_theta if mask[1] else None, None, None, None, None, None
 
 
@@ -188,12 +193,6 @@ def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 
     vjp = torch.func.vjp(gradients, grad, image, theta)[1]
     return *vjp(grads), None, None, None, None, None
-
-
-torch.library.register_autograd("hardfast::affine_warp", _autograd, setup_context=_setup_context, lib=LIBRARY)
-torch.library.register_autograd(
-    "hardfast::_affine_warp_backward", _double_autograd, setup_context=_setup_context_backward, lib=LIBRARY
-)
 
 
 def _reference(
@@ -251,7 +250,7 @@ def _fold_fill(fill: Tensor | None, dim: int | None, batch: int, samples: int) -
 def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
     image, theta, fill, *options = args
     samples = image.shape[0] if in_dims[0] is None else image.movedim(in_dims[0], 0).shape[1]
-    output = torch.ops.hardfast.affine_warp(
+    output = _forward(
         _fold(image, in_dims[0], info.batch_size),
         _fold(theta, in_dims[1], info.batch_size),
         _fold_fill(fill, in_dims[2], info.batch_size, samples),
@@ -263,7 +262,7 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]
 def _vmap_backward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     grad, image, theta, fill, *options, mask = args
     samples = grad.shape[0] if in_dims[0] is None else grad.movedim(in_dims[0], 0).shape[1]
-    grads = torch.ops.hardfast._affine_warp_backward(
+    grads = _backward(
         _fold(grad, in_dims[0], info.batch_size),
         _fold(image, in_dims[1], info.batch_size),
         _fold(theta, in_dims[2], info.batch_size),
@@ -278,5 +277,7 @@ def _vmap_backward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tup
     return unfolded, (0, 0)
 
 
-torch.library.register_vmap("hardfast::affine_warp", _vmap, lib=LIBRARY)
-torch.library.register_vmap("hardfast::_affine_warp_backward", _vmap_backward, lib=LIBRARY)
+_forward = differentiable("affine_warp", setup_context=_setup_context, backward=_autograd, vmap=_vmap)
+_backward = differentiable(
+    "_affine_warp_backward", setup_context=_setup_context_backward, backward=_double_autograd, vmap=_vmap_backward
+)

@@ -11,6 +11,7 @@ from torch import Tensor
 from hardfast import reference
 from hardfast.ops import _checks
 from hardfast.ops._library import LIBRARY, register_fallback
+from hardfast.ops._transforms import differentiable
 from hardfast.reference.kl_disagreement import reduction_divisor
 
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")
@@ -82,7 +83,7 @@ def kl_disagreement(
     if len(shape) != 2:
         student_logits, teacher_logits = student_logits.reshape(-1, shape[-1]), teacher_logits.reshape(-1, shape[-1])
     per_sample = reduction == "none"
-    loss, _ = torch.ops.hardfast.kl_disagreement(
+    loss, _ = _forward(
         student_logits, teacher_logits, float(temperature), divergence, per_sample, reduction_divisor(shape, reduction)
     )
     return loss.reshape(shape[:-1]) if per_sample and len(shape) != 2 else loss
@@ -148,7 +149,7 @@ def _autograd(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...
         return None, None, None, None, None, None
     student, teacher, row_stats = ctx.saved_tensors
     mask = list(ctx.needs_input_grad[:2])
-    grad_student, grad_teacher = torch.ops.hardfast._kl_disagreement_backward(
+    grad_student, grad_teacher = _backward(
         grad, student, teacher, row_stats, *ctx.options, mask
     )
     return grad_student if mask[0] else None, grad_teacher if mask[1] else None, None, None, None, None
@@ -170,12 +171,6 @@ def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 
     vjp = torch.func.vjp(gradients, grad, student, teacher)[1]
     return *vjp(grads), None, None, None, None, None, None
-
-
-torch.library.register_autograd("hardfast::kl_disagreement", _autograd, setup_context=_setup_context, lib=LIBRARY)
-torch.library.register_autograd(
-    "hardfast::_kl_disagreement_backward", _double_autograd, setup_context=_setup_context_backward, lib=LIBRARY
-)
 
 
 def _reference_loss(
@@ -216,7 +211,7 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor
     student, teacher = (_mapped_first(args[i], in_dims[i], info.batch_size) for i in range(2))
     temperature, divergence, per_sample, divisor = args[2:]
     rows = student.shape[1]
-    loss, row_stats = torch.ops.hardfast.kl_disagreement(
+    loss, row_stats = _forward(
         student.flatten(0, 1), teacher.flatten(0, 1), temperature, divergence, True, 1
     )
     loss = loss.unflatten(0, (info.batch_size, rows))
@@ -229,7 +224,7 @@ def _vmap_backward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tup
     temperature, divergence, per_sample, divisor, mask = args[4:]
     rows = student.shape[1]
     row_grad = grad if per_sample else (grad / divisor)[:, None].expand(-1, rows)
-    grads = torch.ops.hardfast._kl_disagreement_backward(
+    grads = _backward(
         row_grad.flatten(0, 1),
         student.flatten(0, 1),
         teacher.flatten(0, 1),
@@ -247,5 +242,7 @@ def _vmap_backward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tup
     return unfolded, (0, 0)
 
 
-torch.library.register_vmap("hardfast::kl_disagreement", _vmap, lib=LIBRARY)
-torch.library.register_vmap("hardfast::_kl_disagreement_backward", _vmap_backward, lib=LIBRARY)
+_forward = differentiable("kl_disagreement", setup_context=_setup_context, backward=_autograd, vmap=_vmap)
+_backward = differentiable(
+    "_kl_disagreement_backward", setup_context=_setup_context_backward, backward=_double_autograd, vmap=_vmap_backward
+)

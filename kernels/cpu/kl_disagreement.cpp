@@ -15,7 +15,8 @@ namespace {
 
 using i64 = std::int64_t;
 
-// Partial sums are float over this many classes, and double above.
+// Sums of exponentials are float over this many classes, and double above. Sums of divergence terms, which cancel, are
+// double throughout.
 constexpr i64 kBlock = 512;
 
 template <typename T>
@@ -49,43 +50,42 @@ HARDFAST_HD T scaled(T logit, T shift, T inverse_temperature) {
   return (logit - shift) * inverse_temperature;
 }
 
+// Fills the row's statistics and returns its divergence (for Jensen-Shannon, row_forward_mixture does).
 template <typename T>
-void row_forward(const RowView<T>& row, Divergence divergence, T* stats) {
+double row_forward(const RowView<T>& row, bool from_teacher, T* stats) {
   const T shift_s = max_of(row.student, row.classes), shift_t = max_of(row.teacher, row.classes);
   const T scale = row.inverse_temperature;
-  const bool from_teacher = divergence == Divergence::kForward;
   double sum_s = 0, sum_t = 0, weighted = 0;
   for (i64 begin = 0; begin < row.classes; begin += kBlock) {
     const i64 end = begin + kBlock < row.classes ? begin + kBlock : row.classes;
-    T block_s = 0, block_t = 0, block_weighted = 0;
-#pragma omp simd reduction(+ : block_s, block_t, block_weighted)
+    T block_s = 0, block_t = 0;
+#pragma omp simd reduction(+ : block_s, block_t, weighted)
     for (i64 k = begin; k < end; ++k) {
       const T s = scaled(row.student[k], shift_s, scale), t = scaled(row.teacher[k], shift_t, scale);
       const T exp_s = exp_nonpositive(s), exp_t = exp_nonpositive(t);
       block_s += exp_s;
       block_t += exp_t;
-      block_weighted += from_teacher ? kl_term(exp_t, t - s) : kl_term(exp_s, s - t);
+      weighted += static_cast<double>(from_teacher ? kl_term(exp_t, t - s) : kl_term(exp_s, s - t));
     }
     sum_s += static_cast<double>(block_s);
     sum_t += static_cast<double>(block_t);
-    weighted += static_cast<double>(block_weighted);
   }
   const double gap = __builtin_log(sum_s) - __builtin_log(sum_t);
   const double kl = from_teacher ? weighted / sum_t + gap : weighted / sum_s - gap;
-  const T result = static_cast<T>(kl < 0 ? 0 : kl);  // negative only by rounding; NaN stays
+  const double result = kl < 0 ? 0 : kl;  // negative only by rounding; NaN stays
   stats[kStudentShift] = shift_s;
   stats[kStudentInverseSum] = static_cast<T>(1 / sum_s);
   stats[kTeacherShift] = shift_t;
   stats[kTeacherInverseSum] = static_cast<T>(1 / sum_t);
   stats[kLogSumGap] = static_cast<T>(gap);
-  stats[kFromTeacher] = from_teacher ? result : T(0);
-  stats[kFromStudent] = from_teacher ? T(0) : result;
+  stats[kFromTeacher] = from_teacher ? static_cast<T>(result) : T(0);
+  stats[kFromStudent] = from_teacher ? T(0) : static_cast<T>(result);
+  return result;
 }
 
-// Calls function(k, p_s, p_t, log p_t - log p_s) for every class, in a loop that vectorises.
 template <typename T>
 struct Probabilities {
-  T p_s, p_t, gap;
+  T p_s, p_t, gap;  // of one class; gap = log p_t - log p_s
 };
 
 template <typename T>
@@ -98,23 +98,23 @@ HARDFAST_HD Probabilities<T> probabilities(const RowView<T>& row, const T* stats
 
 // The second half of Jensen-Shannon: its terms need the sums that row_forward finds.
 template <typename T>
-void row_forward_mixture(const RowView<T>& row, T* stats) {
-  double from_teacher = 0, from_student = 0;
-  for (i64 begin = 0; begin < row.classes; begin += kBlock) {
-    const i64 end = begin + kBlock < row.classes ? begin + kBlock : row.classes;
-    T block_t = 0, block_s = 0;
-#pragma omp simd reduction(+ : block_t, block_s)
-    for (i64 k = begin; k < end; ++k) {
-      const Probabilities<T> at = probabilities(row, stats, k);
-      const MixtureGaps<T> gaps = mixture_gaps(at.gap);
-      block_t += kl_term(at.p_t, gaps.p);
-      block_s += kl_term(at.p_s, gaps.q);
-    }
-    from_teacher += static_cast<double>(block_t);
-    from_student += static_cast<double>(block_s);
+double row_forward_mixture(const RowView<T>& row, T* stats) {
+  double from_teacher = 0, from_student = 0, sum_t = 0, sum_s = 0;
+#pragma omp simd reduction(+ : from_teacher, from_student, sum_t, sum_s)
+  for (i64 k = 0; k < row.classes; ++k) {
+    const Probabilities<T> at = probabilities(row, stats, k);
+    const MixtureGaps<T> gaps = mixture_gaps(at.gap);
+    from_teacher += static_cast<double>(kl_term(at.p_t, gaps.p));
+    from_student += static_cast<double>(kl_term(at.p_s, gaps.q));
+    sum_t += static_cast<double>(at.p_t);
+    sum_s += static_cast<double>(at.p_s);
   }
+  from_teacher /= sum_t;  // one but for the rounding of the probabilities, which cancels here
+  from_student /= sum_s;
   stats[kFromTeacher] = static_cast<T>(from_teacher);
   stats[kFromStudent] = static_cast<T>(from_student);
+  const double result = 0.5 * (from_teacher + from_student);
+  return result < 0 ? 0 : result;
 }
 
 // Writes the gradients that are asked for; `grad` is that of the row's loss, times T.
@@ -177,11 +177,9 @@ void forward_rows(const KlDisagreementParams& p, i64 begin, i64 end) {
   for (i64 i = begin; i < end; ++i) {
     const RowView<T> row = row_view<T, Storage>(p, i, buffers);
     T* stats = static_cast<T*>(p.row_stats) + kRowStats * i;
-    row_forward(row, p.divergence, stats);
-    if (p.divergence == Divergence::kJensenShannon) row_forward_mixture(row, stats);
-    if (p.per_sample) {
-      static_cast<T*>(p.loss)[i] = static_cast<T>(p.temperature * p.temperature * divergence_of(p.divergence, stats));
-    }
+    double divergence = row_forward(row, p.divergence == Divergence::kForward, stats);
+    if (p.divergence == Divergence::kJensenShannon) divergence = row_forward_mixture(row, stats);
+    if (p.per_sample) static_cast<T*>(p.loss)[i] = static_cast<T>(p.temperature * p.temperature * divergence);
   }
 }
 
