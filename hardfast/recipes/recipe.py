@@ -103,7 +103,7 @@ class AugmentorConfig:
     mode: Literal["full", "translation", "no_translation"] = earlier_code("full")
     initial_scale: float = earlier_code(0.1)
     learning_rate: float = our_choice(0.03)
-    teacher_weight: float = our_choice(2.0)
+    teacher_weight: float = our_choice(4.0)
     student_weight: float = our_choice(1.0)
     form: Literal["saturating", "non_saturating"] = our_choice("non_saturating")
 
