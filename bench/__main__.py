@@ -31,7 +31,9 @@ def main() -> int:
         if args.filter not in case.name:
             continue
         timings = measure(case, args.rounds, compiled=not args.no_compile)
-        ratios = {peer: timings[peer].median_ms / timings["hardfast"].median_ms for peer in timings if peer != "hardfast"}
+        ratios = {
+            peer: timings[peer].median_ms / timings["hardfast"].median_ms for peer in timings if peer != "hardfast"
+        }
         below = [peer for peer, floor in case.floors.items() if peer in ratios and ratios[peer] < floor]
         missed += [f"{case.name}: {ratios[peer]:.2f}x {peer}, floor {case.floors[peer]}x" for peer in below]
         print_row(case, timings, ratios, bool(below))

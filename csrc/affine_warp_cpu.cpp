@@ -39,16 +39,16 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
   set_grad_output(p, grad, image);
   const AffineWarpKernels& kernels = cpu_kernels().affine_warp;
 
-  Tensor grad_image = output_mask.at(0) ? empty_image(image, p.height, p.width)
-                                        : empty_vector(image, {0}, image.scalar_type());
+  Tensor grad_image =
+      output_mask.at(0) ? empty_image(image, p.height, p.width) : empty_vector(image, {0}, image.scalar_type());
   if (output_mask.at(0) && grad_image.numel() > 0) {
     p.grad_image = mutable_image_view(grad_image);
     const int64_t items = p.batch * input_tiling(p).count();
     run(p, kernels.grad_image_range, items, grad.numel() / items + 1);
   }
 
-  Tensor grad_theta = empty_vector(theta, output_mask.at(1) ? std::vector<int64_t>{p.batch, 2, 3} : std::vector<int64_t>{0},
-                                   theta.scalar_type());
+  Tensor grad_theta = empty_vector(
+      theta, output_mask.at(1) ? std::vector<int64_t>{p.batch, 2, 3} : std::vector<int64_t>{0}, theta.scalar_type());
   if (!output_mask.at(1) || p.batch == 0) return {grad_image, grad_theta};
   if (p.mode == Mode::kNearest || grad.numel() == 0) {
     torch::stable::zero_(grad_theta);

@@ -15,8 +15,8 @@ cudaStream_t current_stream(const Tensor& tensor) {
 
 void check(cudaError_t error, const AffineWarpParams& p) {
   STD_TORCH_CHECK(error == cudaSuccess, "hardfast::affine_warp for [", p.batch, ", ", p.channels, ", ", p.height, ", ",
-                  p.width, "] -> [", p.out_height, ", ", p.out_width, "] failed on this GPU: ",
-                  cudaGetErrorString(error));
+                  p.width, "] -> [", p.out_height, ", ", p.out_width,
+                  "] failed on this GPU: ", cudaGetErrorString(error));
 }
 
 void check_grid(const AffineWarpParams& p) {
@@ -55,8 +55,8 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
   set_grad_output(p, grad, image);
   const cudaStream_t stream = current_stream(image);
 
-  Tensor grad_image = output_mask.at(0) ? empty_image(image, p.height, p.width)
-                                        : empty_vector(image, {0}, image.scalar_type());
+  Tensor grad_image =
+      output_mask.at(0) ? empty_image(image, p.height, p.width) : empty_vector(image, {0}, image.scalar_type());
   if (output_mask.at(0) && grad_image.numel() > 0) {
     p.grad_image = mutable_image_view(grad_image);
     if (grad.numel() == 0) {
@@ -70,8 +70,8 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
     }
   }
 
-  Tensor grad_theta = empty_vector(theta, output_mask.at(1) ? std::vector<int64_t>{p.batch, 2, 3} : std::vector<int64_t>{0},
-                                   theta.scalar_type());
+  Tensor grad_theta = empty_vector(
+      theta, output_mask.at(1) ? std::vector<int64_t>{p.batch, 2, 3} : std::vector<int64_t>{0}, theta.scalar_type());
   if (!output_mask.at(1) || p.batch == 0) return {grad_image, grad_theta};
   if (p.mode == Mode::kNearest || grad.numel() == 0) {
     torch::stable::zero_(grad_theta);

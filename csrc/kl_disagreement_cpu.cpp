@@ -10,8 +10,7 @@ constexpr int64_t kGrainLogits = 8192;
 template <typename Range>
 void run(const KlDisagreementParams& p, Range range) {
   const int64_t rows_per_thread = kGrainLogits / (p.classes > 0 ? p.classes : 1) + 1;
-  torch::stable::parallel_for(0, p.rows, rows_per_thread,
-                              [&](int64_t begin, int64_t end) { range(p, begin, end); });
+  torch::stable::parallel_for(0, p.rows, rows_per_thread, [&](int64_t begin, int64_t end) { range(p, begin, end); });
 }
 
 // Rows may lie apart; within a row the classes are contiguous.
@@ -65,8 +64,9 @@ std::tuple<Tensor, Tensor> kl_disagreement_backward(const Tensor& grad, const Te
   const ScalarType type = compute_type(student);
   STD_TORCH_CHECK(grad.numel() == (per_sample ? p.rows : 1) && grad.scalar_type() == type,
                   "grad must be that of the loss");
-  STD_TORCH_CHECK(row_stats.is_contiguous() && row_stats.numel() == p.rows * kRowStats && row_stats.scalar_type() == type,
-                  "row_stats must come from the forward");
+  STD_TORCH_CHECK(
+      row_stats.is_contiguous() && row_stats.numel() == p.rows * kRowStats && row_stats.scalar_type() == type,
+      "row_stats must come from the forward");
   const auto gradient = [&](bool wanted) {
     return empty_vector(student, wanted ? std::vector<int64_t>{p.rows, p.classes} : std::vector<int64_t>{0},
                         student.scalar_type());

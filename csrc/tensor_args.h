@@ -44,7 +44,9 @@ inline ImageView<void> mutable_image_view(const Tensor& tensor) {
 
 inline bool is_channels_last(const Tensor& image) {
   const int64_t c = image.size(1), h = image.size(2), w = image.size(3);
-  const auto stride_is = [&](int64_t dim, int64_t stride) { return image.size(dim) == 1 || image.stride(dim) == stride; };
+  const auto stride_is = [&](int64_t dim, int64_t stride) {
+    return image.size(dim) == 1 || image.stride(dim) == stride;
+  };
   return !image.is_contiguous() && stride_is(0, c * h * w) && stride_is(1, 1) && stride_is(2, c * w) && stride_is(3, c);
 }
 

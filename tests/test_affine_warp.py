@@ -33,14 +33,18 @@ SHAPES = [
 ]
 
 
-def random_inputs(shape: tuple[int, ...], dtype: torch.dtype, spread: float = 0.4, seed: int = 0) -> tuple[Tensor, Tensor]:
+def random_inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, spread: float = 0.4, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
     theta = torch.eye(2, 3) + spread * torch.randn(shape[0], 2, 3, generator=generator)
     return image, theta.double() if dtype == torch.float64 else theta
 
 
-def torch_warp(image: Tensor, theta: Tensor, size: tuple[int, int], mode: str, padding_mode: str, align: bool) -> Tensor:
+def torch_warp(
+    image: Tensor, theta: Tensor, size: tuple[int, int], mode: str, padding_mode: str, align: bool
+) -> Tensor:
     with pytest.warns() if align and 1 in size else _nothing():  # PyTorch remarks on one-pixel outputs
         grid = F.affine_grid(theta.to(image.dtype), [*image.shape[:2], *size], align_corners=align)
     return F.grid_sample(image, grid, mode, padding_mode, align)
@@ -71,9 +75,7 @@ def test_bilinear_equals_grid_sample_in_float64(shape, size, padding_mode, align
     expected = theirs(image, theta)
     torch.testing.assert_close(ours(image, theta), expected, rtol=0, atol=1e-11)
     grad = torch.randn_like(expected)
-    for mine, other in zip(
-        gradients(ours, (image, theta), grad), gradients(theirs, (image, theta), grad), strict=True
-    ):
+    for mine, other in zip(gradients(ours, (image, theta), grad), gradients(theirs, (image, theta), grad), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10)
 
 
@@ -175,9 +177,7 @@ def test_fill_is_what_an_infinite_frame_of_that_value_gives(mode, channels):
         for i in range(3)
     ]
     assert torch.equal(actual, torch.cat(one_by_one))
-    assert torch.equal(
-        affine_warp(image, theta, padding_mode="fill"), affine_warp(image, theta, padding_mode="zeros")
-    )
+    assert torch.equal(affine_warp(image, theta, padding_mode="fill"), affine_warp(image, theta, padding_mode="zeros"))
 
 
 def test_far_outside_everything_is_padding():
@@ -198,9 +198,7 @@ def test_gradcheck(padding_mode, align_corners, which):
     fill = 0.7 if padding_mode == "fill" else None
 
     def warp(image: Tensor, theta: Tensor) -> Tensor:
-        return affine_warp(
-            image, theta, (4, 7), padding_mode=padding_mode, align_corners=align_corners, fill=fill
-        )
+        return affine_warp(image, theta, (4, 7), padding_mode=padding_mode, align_corners=align_corners, fill=fill)
 
     assert gradcheck(warp, (image, theta))
     assert gradgradcheck(warp, (image, theta))
@@ -273,9 +271,7 @@ def test_vmap_and_per_sample_gradients(in_dims):
     images, thetas = torch.randn(4, 2, 3, 6, 5), torch.eye(2, 3) + 0.2 * torch.randn(4, 2, 2, 3)
     image_of = (lambda k: images[k]) if in_dims[0] is not None else (lambda k: images[0])
     theta_of = (lambda k: thetas[k]) if in_dims[1] is not None else (lambda k: thetas[0])
-    args = [
-        x[0] if dim is None else x.movedim(0, dim) for x, dim in zip((images, thetas), in_dims, strict=True)
-    ]
+    args = [x[0] if dim is None else x.movedim(0, dim) for x, dim in zip((images, thetas), in_dims, strict=True)]
 
     def loss(image: Tensor, theta: Tensor) -> Tensor:
         return affine_warp(image, theta, padding_mode="reflection").square().sum()
@@ -371,9 +367,7 @@ def test_non_finite_maps_reach_no_pixel_beyond_the_image(padding_mode, value):
     fill = torch.full((1, 3), 0.5)
     output = op(image, theta, fill, [300, 8], "bilinear", padding_mode, False)
     assert ((output >= 0) & (output <= 1)).all()
-    grad_image, _ = backward(
-        torch.ones_like(output), image, theta, fill, "bilinear", padding_mode, False, [True, True]
-    )
+    grad_image, _ = backward(torch.ones_like(output), image, theta, fill, "bilinear", padding_mode, False, [True, True])
     assert torch.isfinite(grad_image).all()
 
 
@@ -473,7 +467,12 @@ IMAGE, THETA = torch.zeros(2, 3, 4, 4), torch.eye(2, 3).repeat(2, 1, 1)
         (ValueError, "size must be", (IMAGE, THETA), {"size": (4,)}),
         (ValueError, "size must be", (IMAGE, THETA), {"size": (4.5, 4)}),
         (ValueError, "fill is used only with", (IMAGE, THETA), {"fill": 1.0}),
-        (ValueError, "fill must be a number or have shape", (IMAGE, THETA), {"padding_mode": "fill", "fill": [1.0, 2.0]}),
+        (
+            ValueError,
+            "fill must be a number or have shape",
+            (IMAGE, THETA),
+            {"padding_mode": "fill", "fill": [1.0, 2.0]},
+        ),
     ],
 )
 def test_errors_name_the_argument(error, match, args, kwargs):

@@ -21,7 +21,9 @@ REDUCTIONS = ["batchmean", "mean", "sum", "none"]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
-def torch_kl(student: Tensor, teacher: Tensor, temperature: float, divergence: str, reduction: str = "batchmean") -> Tensor:
+def torch_kl(
+    student: Tensor, teacher: Tensor, temperature: float, divergence: str, reduction: str = "batchmean"
+) -> Tensor:
     """The documented equivalent, on F.kl_div."""
     log_s, log_t = F.log_softmax(student / temperature, -1), F.log_softmax(teacher / temperature, -1)
 
@@ -41,7 +43,9 @@ def torch_kl(student: Tensor, teacher: Tensor, temperature: float, divergence: s
     return {"batchmean": terms.sum() / len(terms), "mean": terms.mean(), "sum": terms.sum()}[reduction]
 
 
-def random_logits(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0, seed: int = 0) -> tuple[Tensor, Tensor]:
+def random_logits(
+    shape: tuple[int, ...], dtype: torch.dtype, scale: float = 3.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     student, teacher = (scale * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
     return student.to(dtype), teacher.to(dtype)
@@ -73,9 +77,7 @@ def test_equals_kl_div_in_float64(divergence, reduction, shape, temperature):
 def test_reductions_divide_as_kl_div_does():
     student, teacher = random_logits((4, 3, 10), torch.float64)
     for reduction in ("batchmean", "mean", "sum"):
-        expected = F.kl_div(
-            student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction=reduction
-        )
+        expected = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction=reduction)
         torch.testing.assert_close(kl_disagreement(student, teacher, reduction=reduction), expected)
     per_sample = kl_disagreement(student, teacher, reduction="none")
     assert per_sample.shape == (4, 3)
@@ -127,8 +129,12 @@ def test_gradient_of_one_side_alone_equals_that_of_both():
     logits = random_logits((33, 129), torch.float32)
     for divergence in DIVERGENCES:
         _, *both = value_and_gradients(lambda s, t, d=divergence: kl_disagreement(s, t, divergence=d), logits)
-        _, student = value_and_gradients(lambda s, d=divergence: kl_disagreement(s, logits[1], divergence=d), logits[:1])
-        _, teacher = value_and_gradients(lambda t, d=divergence: kl_disagreement(logits[0], t, divergence=d), logits[1:])
+        _, student = value_and_gradients(
+            lambda s, d=divergence: kl_disagreement(s, logits[1], divergence=d), logits[:1]
+        )
+        _, teacher = value_and_gradients(
+            lambda t, d=divergence: kl_disagreement(logits[0], t, divergence=d), logits[1:]
+        )
         assert torch.equal(both[0], student)
         assert torch.equal(both[1], teacher)
 
@@ -154,7 +160,9 @@ def test_properties(divergence):
         torch.testing.assert_close(loss(student, teacher), loss(teacher, student))
     else:
         other = "reverse" if divergence == "forward" else "forward"
-        torch.testing.assert_close(loss(student, teacher), kl_disagreement(teacher, student, divergence=other, reduction="none"))
+        torch.testing.assert_close(
+            loss(student, teacher), kl_disagreement(teacher, student, divergence=other, reduction="none")
+        )
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -346,7 +354,9 @@ def test_nothing_of_the_logits_size_is_kept_or_allocated():
 def test_reference_is_the_documented_equivalent():
     student, teacher = random_logits((6, 8), torch.float64)
     for divergence, reduction in itertools.product(DIVERGENCES, REDUCTIONS):
-        actual = reference.kl_disagreement(student, teacher, temperature=3.0, divergence=divergence, reduction=reduction)
+        actual = reference.kl_disagreement(
+            student, teacher, temperature=3.0, divergence=divergence, reduction=reduction
+        )
         torch.testing.assert_close(actual, torch_kl(student, teacher, 3.0, divergence, reduction))
 
 
@@ -359,7 +369,12 @@ S, T = torch.zeros(4, 10), torch.zeros(4, 10)
         (TypeError, "student_logits must be a tensor, got list", ([1.0], T), {}),
         (TypeError, "student_logits must be float32", (S.int(), T), {}),
         (TypeError, "teacher_logits must be float32", (S, T.bool()), {}),
-        (ValueError, r"teacher_logits must have the shape of student_logits, \[4, 10\], got \[4, 9\]", (S, T[:, :9]), {}),
+        (
+            ValueError,
+            r"teacher_logits must have the shape of student_logits, \[4, 10\], got \[4, 9\]",
+            (S, T[:, :9]),
+            {},
+        ),
         (ValueError, r"student_logits must have shape \[..., K\]", (S[:, :0], T[:, :0]), {}),
         (ValueError, r"student_logits must have shape \[..., K\]", (S.sum(), T.sum()), {}),
         (ValueError, "teacher_logits must be on the device", (S, T.to("meta")), {}),

@@ -37,4 +37,3 @@ def finite(name: str, value: Tensor) -> None:
         return  # a fake tensor, or another subclass that may hold no data
     if not bool(torch.isfinite(value.detach()).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity in {value.detach()}")
-

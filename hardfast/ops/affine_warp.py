@@ -85,9 +85,7 @@ def affine_warp(
     if values.requires_grad:
         # The warp is affine in the fill value: what the warped image leaves uncovered shows it.
         warped = _forward(image, theta, None, out_size, mode, "zeros", align_corners)
-        covered = _forward(
-            torch.ones_like(image[:, :1]), theta, None, out_size, mode, "zeros", align_corners
-        )
+        covered = _forward(torch.ones_like(image[:, :1]), theta, None, out_size, mode, "zeros", align_corners)
         return warped + (1 - covered) * values[:, :, None, None].to(image.dtype)
     return _forward(image, theta, values, out_size, mode, padding_mode, align_corners)
 

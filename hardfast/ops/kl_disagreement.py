@@ -115,7 +115,9 @@ def _fake(
     student: Tensor, teacher: Tensor, temperature: float, divergence: str, per_sample: bool, divisor: int
 ) -> tuple[Tensor, Tensor]:
     rows, dtype = student.shape[0], _compute_dtype(student)
-    return student.new_empty([rows] if per_sample else [], dtype=dtype), student.new_empty([rows, ROW_STATS], dtype=dtype)
+    return student.new_empty([rows] if per_sample else [], dtype=dtype), student.new_empty(
+        [rows, ROW_STATS], dtype=dtype
+    )
 
 
 @torch.library.register_fake("hardfast::_kl_disagreement_backward", lib=LIBRARY)
@@ -149,9 +151,7 @@ def _autograd(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...
         return None, None, None, None, None, None
     student, teacher, row_stats = ctx.saved_tensors
     mask = list(ctx.needs_input_grad[:2])
-    grad_student, grad_teacher = _backward(
-        grad, student, teacher, row_stats, *ctx.options, mask
-    )
+    grad_student, grad_teacher = _backward(grad, student, teacher, row_stats, *ctx.options, mask)
     return grad_student if mask[0] else None, grad_teacher if mask[1] else None, None, None, None, None
 
 
@@ -176,14 +176,14 @@ def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 def _reference_loss(
     student: Tensor, teacher: Tensor, temperature: float, divergence: str, per_sample: bool, divisor: int
 ) -> Tensor:
-    loss = reference.kl_disagreement(
-        student, teacher, temperature=temperature, divergence=divergence, reduction="none"
-    )
+    loss = reference.kl_disagreement(student, teacher, temperature=temperature, divergence=divergence, reduction="none")
     return loss if per_sample else loss.sum() / divisor
 
 
 def _reference(student: Tensor, teacher: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    row_stats = student.new_zeros([student.shape[0], ROW_STATS], dtype=_compute_dtype(student))  # its backward needs none
+    row_stats = student.new_zeros(
+        [student.shape[0], ROW_STATS], dtype=_compute_dtype(student)
+    )  # its backward needs none
     return _reference_loss(student, teacher, *options), row_stats
 
 
@@ -211,9 +211,7 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor
     student, teacher = (_mapped_first(args[i], in_dims[i], info.batch_size) for i in range(2))
     temperature, divergence, per_sample, divisor = args[2:]
     rows = student.shape[1]
-    loss, row_stats = _forward(
-        student.flatten(0, 1), teacher.flatten(0, 1), temperature, divergence, True, 1
-    )
+    loss, row_stats = _forward(student.flatten(0, 1), teacher.flatten(0, 1), temperature, divergence, True, 1)
     loss = loss.unflatten(0, (info.batch_size, rows))
     loss = loss if per_sample else loss.sum(1) / divisor
     return (loss, row_stats.unflatten(0, (info.batch_size, rows))), (0, 0)

@@ -36,8 +36,12 @@ class AffineWarp {
     const T* theta = static_cast<const T*>(p.theta) + sample * p.theta_batch;
     x_ = affine_axis(theta, p.theta_column, scale_x_);
     y_ = affine_axis(theta + p.theta_row, p.theta_column, scale_y_);
-    source_ = {p.image,  sample * p.image.batch, p.height, p.width,
-               p.fill ? static_cast<const T*>(p.fill) + sample * p.fill_batch : nullptr, p.fill_channel};
+    source_ = {p.image,
+               sample * p.image.batch,
+               p.height,
+               p.width,
+               p.fill ? static_cast<const T*>(p.fill) + sample * p.fill_batch : nullptr,
+               p.fill_channel};
   }
 
   void forward(const Tile& tile) {
@@ -62,8 +66,8 @@ class AffineWarp {
   void grad_theta(const Tile& tile, double* sums) {
     visit(tile, [&](const ChannelBlock& block, i64 x, i64 y, i64 n, i64 pitch) {
       load_grad(block, x, y, n);
-      const RowSums<T> row = block.lanes == 1 ? grad_position_taps<Pad>(n, ws_)
-                                              : grad_position_channels<Pad>(n, pitch, ws_);
+      const RowSums<T> row =
+          block.lanes == 1 ? grad_position_taps<Pad>(n, ws_) : grad_position_channels<Pad>(n, pitch, ws_);
       const double u = static_cast<double>(x) - center_u(), v = static_cast<double>(y) - center_v();
       sums[0] += row.x;
       sums[1] += row.x_times_k + u * row.x;
@@ -127,7 +131,9 @@ class AffineWarp {
     }
   }
 
-  static double position(const AffineAxis& axis, double u, double v) { return axis.column * u + axis.row * v + axis.centre; }
+  static double position(const AffineAxis& axis, double u, double v) {
+    return axis.column * u + axis.row * v + axis.centre;
+  }
 
   // Relative to the window, in double: what is rounded to T is small, so large images lose nothing.
   RowPositions<T> row_positions(i64 x, i64 y, const Window& window) const {
@@ -137,10 +143,14 @@ class AffineWarp {
   }
 
   Frame<T> frame_of(const Window& window) const {
-    return {static_cast<T>(window.x),          static_cast<T>(window.y),
-            static_cast<T>(p_.width),          static_cast<T>(p_.height),
-            static_cast<T>(window.width - 2),  static_cast<T>(window.height - 2),
-            static_cast<std::int32_t>(window.width), p_.align_corners};
+    return {static_cast<T>(window.x),
+            static_cast<T>(window.y),
+            static_cast<T>(p_.width),
+            static_cast<T>(p_.height),
+            static_cast<T>(window.width - 2),
+            static_cast<T>(window.height - 2),
+            static_cast<std::int32_t>(window.width),
+            p_.align_corners};
   }
 
   // Input positions that a tile reaches along one axis, after padding, as first pixel and length of a window.

@@ -10,7 +10,7 @@ namespace hardfast {
 // Items are tiles of the output (forward, gradient to theta) or of the input (gradient to the image). Their number
 // depends on the shapes alone, never on the threads, and so do all results.
 struct Tiling {
-  std::int64_t rows, columns;           // tiles of a sample
+  std::int64_t rows, columns;  // tiles of a sample
   std::int64_t tile_height, tile_width;
 
   std::int64_t count() const { return rows * columns; }
@@ -28,7 +28,8 @@ inline Tiling output_tiling(const AffineWarpParams& p) { return split_evenly(p.o
 
 // Wide tiles: a tile of the input is visited by whole runs of output rows. With its ring it fits a window.
 inline Tiling input_tiling(const AffineWarpParams& p) {
-  return p.dtype == DType::kFloat64 ? split_evenly(p.height, p.width, 48, 252) : split_evenly(p.height, p.width, 104, 252);
+  return p.dtype == DType::kFloat64 ? split_evenly(p.height, p.width, 48, 252)
+                                    : split_evenly(p.height, p.width, 104, 252);
 }
 
 struct AffineWarpKernels {

@@ -5,9 +5,9 @@
 
 namespace hardfast {
 
-#define HARDFAST_DECLARE(isa)                          \
-  namespace isa {                                      \
-  extern const AffineWarpKernels affine_warp_kernels;  \
+#define HARDFAST_DECLARE(isa)                                 \
+  namespace isa {                                             \
+  extern const AffineWarpKernels affine_warp_kernels;         \
   extern const KlDisagreementKernels kl_disagreement_kernels; \
   }
 #define HARDFAST_KERNELS(name, isa) \

@@ -120,7 +120,8 @@ template <typename T>
 inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& block, std::int64_t offset,
                         std::int64_t n, T* rows, T* pixels) {
   offset += block.first * view.channel;
-  if (is_interleaved(view, block.channels) && (block.channels <= 4 || sizeof(T) == 8 || block.dtype == DType::kFloat32)) {
+  const bool converts = block.dtype == DType::kFloat16 || block.dtype == DType::kBFloat16;
+  if (is_interleaved(view, block.channels) && (!converts || block.channels <= 4)) {
     // One widened run of all channels; each pixel is then one load. The last ones would read past the run.
     const std::int64_t run = (n - 1) * block.channels + block.lanes;
     const T* source = row_as(block.dtype, view.data, offset, 1, run, rows);
@@ -140,9 +141,8 @@ inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& b
   }
   const T* lane[4];
   for (std::int64_t k = 0; k < 4; ++k) {
-    lane[k] = k < block.lanes
-                  ? row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, rows + k * n)
-                  : nullptr;
+    lane[k] = k < block.lanes ? row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, rows + k * n)
+                              : nullptr;
   }
   interleave4(lane[0], lane[1], lane[2], lane[3], n, pixels);
 }
@@ -153,7 +153,8 @@ inline void block_rows(const ImageView<void>& view, const ChannelBlock& block, s
                        T* (&lane)[4]) {
   for (std::int64_t k = 0; k < 4; ++k) {
     T* buffer = rows + k * n;
-    lane[k] = k < block.lanes ? row_target(block.dtype, view.data, at + (block.first + k) * view.channel, buffer) : buffer;
+    lane[k] =
+        k < block.lanes ? row_target(block.dtype, view.data, at + (block.first + k) * view.channel, buffer) : buffer;
   }
 }
 

@@ -45,17 +45,17 @@ HARDFAST_HD Cell<T> split_cell(T position, T last) {
 template <typename Pad, bool kNearest, bool kKeepRow, typename T>
 inline void locate(const RowPositions<T> positions, std::int64_t n, const Frame<T> frame, Workspace<T>& ws) {
   // Copies and restricted pointers: nothing that the loop reads can change under it, so it vectorises.
-  T *__restrict x_within = ws.x, *__restrict y_within = ws.y;
-  T *__restrict x_slope = ws.slope_x, *__restrict y_slope = ws.slope_y;
-  std::int32_t *__restrict columns = ws.column, *__restrict rows = ws.row;
+  T* __restrict x_within = ws.x, * __restrict y_within = ws.y;
+  T* __restrict x_slope = ws.slope_x, * __restrict y_slope = ws.slope_y;
+  std::int32_t* __restrict columns = ws.column, * __restrict rows = ws.row;
   const std::int32_t count = static_cast<std::int32_t>(n);
 #pragma omp simd
   for (std::int32_t k = 0; k < count; ++k) {
     const T step = static_cast<T>(k);
-    const Padded<T> x = Pad::apply(positions.x + step * positions.step_x, frame.origin_x, frame.length_x,
-                                   frame.align_corners);
-    const Padded<T> y = Pad::apply(positions.y + step * positions.step_y, frame.origin_y, frame.length_y,
-                                   frame.align_corners);
+    const Padded<T> x =
+        Pad::apply(positions.x + step * positions.step_x, frame.origin_x, frame.length_x, frame.align_corners);
+    const Padded<T> y =
+        Pad::apply(positions.y + step * positions.step_y, frame.origin_y, frame.length_y, frame.align_corners);
     const Cell<T> column = split_cell<kNearest>(x.position, frame.last_x);
     const Cell<T> row = split_cell<kNearest>(y.position, frame.last_y);
     x_within[k] = column.within;
@@ -99,7 +99,8 @@ template <bool kNearest, typename T>
 inline void sample_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; ++k) {
     const T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
-    const Vec4<T> value = kNearest ? load4(cell) : bilinear(channel_taps(cell, pitch), splat4(ws.x[k]), splat4(ws.y[k]));
+    const Vec4<T> value =
+        kNearest ? load4(cell) : bilinear(channel_taps(cell, pitch), splat4(ws.x[k]), splat4(ws.y[k]));
     store4(ws.pixels + 4 * k, value);
   }
 }

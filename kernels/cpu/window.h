@@ -13,8 +13,8 @@ HARDFAST_BEGIN
 
 // Ring of outside pixels around the image: positions are clamped to [-kRing, length], where all taps lie outside.
 constexpr std::int64_t kRing = 2;
-constexpr std::int64_t kChunk = 256;                // output pixels handled at once
-constexpr std::int64_t kWindowBytes = 448 * 1024;   // fits the 512 kB second-level caches of current processors
+constexpr std::int64_t kChunk = 256;               // output pixels handled at once
+constexpr std::int64_t kWindowBytes = 448 * 1024;  // fits the 512 kB second-level caches of current processors
 constexpr std::int64_t kMaxWindowWidth = 2048;
 
 struct Window {
@@ -30,11 +30,11 @@ constexpr std::int64_t kWindowPixels = kWindowBytes / (4 * static_cast<std::int6
 template <typename T>
 struct Workspace {
   alignas(64) T window[4 * kWindowPixels<T>];
-  alignas(64) T rows[4 * kMaxWindowWidth];        // conversion
-  alignas(64) T edge_rows[2][kMaxWindowWidth + 4];  // two padded rows of a single channel
-  alignas(64) T pixels[4 * kChunk];               // one chunk of output, or of its gradient
-  alignas(64) T x[kChunk], y[kChunk];             // position inside the cell
-  alignas(64) T slope_x[kChunk], slope_y[kChunk]; // of the padding rule
+  alignas(64) T rows[4 * kMaxWindowWidth];               // conversion
+  alignas(64) T edge_rows[2][kMaxWindowWidth + 4];       // two padded rows of a single channel
+  alignas(64) T pixels[4 * kChunk];                      // one chunk of output, or of its gradient
+  alignas(64) T x[kChunk], y[kChunk];                    // position inside the cell
+  alignas(64) T slope_x[kChunk], slope_y[kChunk];        // of the padding rule
   alignas(64) std::int32_t column[kChunk], row[kChunk];  // of the cell's first tap
 
   static Workspace& of_this_thread() {
@@ -139,7 +139,8 @@ template <typename T>
 inline Vec4<T> load_tap(const Source<T>& source, const ChannelBlock& block, std::int64_t x, std::int64_t y, T* buffer) {
   if (x < 0 || x >= source.width || y < 0 || y >= source.height) return outside_pixel(source, block);
   Vec4<T> pixel{};
-  const std::int64_t at = source.offset + block.first * source.view.channel + y * source.view.row + x * source.view.column;
+  const std::int64_t at =
+      source.offset + block.first * source.view.channel + y * source.view.row + x * source.view.column;
   for (std::int64_t k = 0; k < block.lanes; ++k) {
     pixel[k] = *row_as(block.dtype, source.view.data, at + k * source.view.channel, 1, 1, buffer);
   }
@@ -151,7 +152,8 @@ inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t x = ws.column[i] - kRing, y = ws.row[i] - kRing;
     const Vec4<T> v00 = load_tap(source, block, x, y, ws.rows), v01 = load_tap(source, block, x + 1, y, ws.rows);
-    const Vec4<T> v10 = load_tap(source, block, x, y + 1, ws.rows), v11 = load_tap(source, block, x + 1, y + 1, ws.rows);
+    const Vec4<T> v10 = load_tap(source, block, x, y + 1, ws.rows),
+                  v11 = load_tap(source, block, x + 1, y + 1, ws.rows);
     if (block.lanes == 1) {
       store4(ws.window + 4 * i, Vec4<T>{v00[0], v01[0], v10[0], v11[0]});
     } else {

@@ -106,8 +106,8 @@ struct Cell {
 template <typename T>
 __device__ __forceinline__ Cell<T> cell(const AffineWarpParams& p, const Axis<T>& axis, i64 length) {
   const T dx = static_cast<T>(threadIdx.x % kBlockColumns), dy = static_cast<T>(threadIdx.x / kBlockColumns);
-  const Padded<T> padded = pad(p.padding, axis.start + dx * axis.step_x + dy * axis.step_y,
-                               static_cast<T>(axis.origin), static_cast<T>(length), p.align_corners);
+  const Padded<T> padded = pad(p.padding, axis.start + dx * axis.step_x + dy * axis.step_y, static_cast<T>(axis.origin),
+                               static_cast<T>(length), p.align_corners);
   // Two pixels beyond either edge all taps lie outside; NaN goes there too.
   const T low = static_cast<T>(-2 - axis.origin), high = static_cast<T>(length - axis.origin);
   const T above = padded.position > low ? padded.position : low;
@@ -182,8 +182,8 @@ __global__ void __launch_bounds__(kThreads) affine_warp_kernel(AffineWarpParams 
   const BlockMap<T> map = block_map<T>(p, at);
   if (!at.inside) return;
   const Pixel<T, Storage> pixel(p, at, map);
-  Storage* output = static_cast<Storage*>(p.output.data) + at.sample * p.output.batch + at.y * p.output.row +
-                    at.x * p.output.column;
+  Storage* output =
+      static_cast<Storage*>(p.output.data) + at.sample * p.output.batch + at.y * p.output.row + at.x * p.output.column;
 #pragma unroll 1
   for (i64 c = 0; c < p.channels; ++c) {
     const Taps<T> taps = pixel.taps(p, at, c);
@@ -212,8 +212,8 @@ __global__ void __launch_bounds__(kThreads) affine_warp_grad_theta_kernel(Affine
     const Pixel<T, Storage> pixel(p, at, map);
 #pragma unroll 1
     for (i64 c = 0; c < p.channels; ++c) {
-      const PositionGradient<T> gradient = grad_bilinear_position(pixel.taps(p, at, c), pixel.x.within, pixel.y.within,
-                                                                  load_grad<T, Storage>(p, at, c));
+      const PositionGradient<T> gradient =
+          grad_bilinear_position(pixel.taps(p, at, c), pixel.x.within, pixel.y.within, load_grad<T, Storage>(p, at, c));
       sum.x += gradient.x;
       sum.y += gradient.y;
     }
@@ -279,7 +279,8 @@ __device__ __forceinline__ double fixed_point_scale(unsigned largest) {
 
 template <typename T, typename Storage>
 __global__ void __launch_bounds__(kThreads)
-    affine_warp_grad_image_kernel(AffineWarpParams p, Grid grid, unsigned long long* accumulators, const unsigned* largest) {
+    affine_warp_grad_image_kernel(AffineWarpParams p, Grid grid, unsigned long long* accumulators,
+                                  const unsigned* largest) {
   const Place at = place(p, grid);
   const BlockMap<T> map = block_map<T>(p, at);
   if (!at.inside) return;
@@ -303,7 +304,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T, typename Storage>
 __global__ void __launch_bounds__(kThreads)
-    fixed_point_to_image_kernel(AffineWarpParams p, i64 count, const unsigned long long* accumulators, const unsigned* largest) {
+    fixed_point_to_image_kernel(AffineWarpParams p, i64 count, const unsigned long long* accumulators,
+                                const unsigned* largest) {
   const i64 index = static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= count) return;
   const i64 x = index % p.width, y = index / p.width % p.height;
@@ -312,8 +314,8 @@ __global__ void __launch_bounds__(kThreads)
   const double sum = static_cast<double>(static_cast<long long>(accumulators[index]));
   // An infinite or NaN gradient has no unit: all of the result is NaN then, so that nobody takes a step with it.
   const double value = size - size == 0 ? sum / fixed_point_scale(*largest) : static_cast<double>(size - size);
-  const i64 at = sample * p.grad_image.batch + channel * p.grad_image.channel + y * p.grad_image.row +
-                 x * p.grad_image.column;
+  const i64 at =
+      sample * p.grad_image.batch + channel * p.grad_image.channel + y * p.grad_image.row + x * p.grad_image.column;
   static_cast<Storage*>(p.grad_image.data)[at] = narrow<Storage>(static_cast<T>(value));
 }
 
@@ -374,8 +376,7 @@ cudaError_t launch_affine_warp_grad_image(const AffineWarpParams& p, unsigned lo
     using Storage = typename decltype(storage)::Type;
     largest_grad_kernel<T, Storage><<<blocks, kThreads, 0, stream>>>(p, grid, largest);
     affine_warp_grad_image_kernel<T, Storage><<<blocks, kThreads, 0, stream>>>(p, grid, accumulators, largest);
-    fixed_point_to_image_kernel<T, Storage>
-        <<<count_blocks, kThreads, 0, stream>>>(p, count, accumulators, largest);
+    fixed_point_to_image_kernel<T, Storage><<<count_blocks, kThreads, 0, stream>>>(p, count, accumulators, largest);
   });
   return cudaGetLastError();
 }

@@ -10,10 +10,10 @@ HARDFAST_BEGIN
 // Sizes of one axis of the input against both axes of the output, as PyTorch's affine_grid and grid_sample
 // relate them.
 struct AxisScale {
-  double per_column;  // input pixels per output column, at theta = 1
-  double per_row;     // input pixels per output row, at theta = 1
-  double half_extent; // half the image, in input pixels
-  double offset;      // from the image's edge to the centre of its first pixel
+  double per_column;   // input pixels per output column, at theta = 1
+  double per_row;      // input pixels per output row, at theta = 1
+  double half_extent;  // half the image, in input pixels
+  double offset;       // from the image's edge to the centre of its first pixel
 };
 
 HARDFAST_HD AxisScale axis_scale(std::int64_t length, std::int64_t out_height, std::int64_t out_width,
@@ -36,8 +36,7 @@ struct AffineAxis {
 
 template <typename Scalar>
 HARDFAST_HD AffineAxis affine_axis(const Scalar* theta_row, std::int64_t stride, const AxisScale& scale) {
-  return {static_cast<double>(theta_row[0]) * scale.per_column,
-          static_cast<double>(theta_row[stride]) * scale.per_row,
+  return {static_cast<double>(theta_row[0]) * scale.per_column, static_cast<double>(theta_row[stride]) * scale.per_row,
           scale.half_extent * (static_cast<double>(theta_row[2 * stride]) + 1.0) - scale.offset};
 }
 

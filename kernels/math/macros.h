@@ -13,8 +13,8 @@
 #define HARDFAST_ISA generic
 #endif
 
-#define HARDFAST_BEGIN      \
-  namespace hardfast {      \
+#define HARDFAST_BEGIN \
+  namespace hardfast { \
   inline namespace HARDFAST_ISA {
 #define HARDFAST_END \
   }                  \

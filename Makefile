@@ -1,0 +1,65 @@
+# make train | make test | make bench | make lint: each sets up what it needs, once.
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= hard-digits
+ARGS ?=
+
+BIN := $(VENV)/bin
+SOURCES := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py
+CXX_FILES := $(filter %.h %.cpp %.cu,$(SOURCES))
+
+.PHONY: help setup train test bench lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make train   distil the digits teacher with HARD and its baselines; RECIPE=... and ARGS="--seeds 1" choose'
+	@echo 'make test    lint and run all tests'
+	@echo 'make bench   time the ops beside eager and compiled PyTorch'
+	@echo 'make lint    ruff, mypy, clang-format'
+	@echo 'make format  let ruff and clang-format rewrite the sources'
+	@echo 'make clean   remove the build and the virtual environment'
+
+setup: $(VENV)/.built
+
+train: setup
+	$(BIN)/hardfast train $(RECIPE) $(ARGS)
+
+test: setup lint
+	HARDFAST_REQUIRE=cpu $(BIN)/python -m pytest $(ARGS)
+
+bench: setup
+	$(BIN)/python -m bench $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+clean:
+	rm -rf build $(VENV) hardfast/*.so
+
+# Dependencies: again only when their list changes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo '$(PYTHON) was not found: install Python 3.10 or newer, or say make PYTHON=/path/to/python'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo 'hardfast needs Python 3.10 or newer, and $(PYTHON) is '"$$($(PYTHON) -V)"': say make PYTHON=/path/to/a/newer/python'; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo 'no C++ compiler was found: install one (Debian, Ubuntu: apt-get install g++) or set CXX'; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'the virtual environment could not be made: Debian and Ubuntu need apt-get install python3-venv'; exit 1; }
+	@echo 'Installing the dependencies into $(VENV) (PyTorch is several GB the first time) ...'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+	  setuptools wheel cmake ninja pybind11 torch torchvision timm numpy scikit-learn safetensors tensorboard tqdm rich \
+	  tyro matplotlib pytest ruff mypy clang-format || \
+	  { echo 'the dependencies could not be installed: check the network, or that pip reaches your package index'; exit 1; }
+	@touch $@
+
+# The package itself, in place: again when a compiled source changes.
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	@echo 'Compiling ...'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e . || \
+	  { echo 'the compiled parts could not be built: the reason stands above'; exit 1; }
+	@touch $@
