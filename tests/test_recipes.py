@@ -187,17 +187,21 @@ def test_published_values_stand_beside_ours_and_alone():
     assert len(rows) == 9
 
 
-def test_threads_are_set_during_the_run_and_restored(tmp_path, monkeypatch):
+def test_threads_are_set_during_the_run_and_restored_after_an_error(tmp_path, monkeypatch):
     seen = []
     recipe = get_recipe("hard-digits")
-    load = type(recipe).load
-    monkeypatch.setattr(type(recipe), "load", lambda self: (seen.append(torch.get_num_threads()), load(self))[1])
+
+    def load(self):
+        seen.append(torch.get_num_threads())
+        raise FileNotFoundError("no data")
+
+    monkeypatch.setattr(type(recipe), "load", load)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
         for threads in (1, 0):
-            smoke = dataclasses.replace(recipe, smoke=True, seeds=1, threads=threads)
-            run(smoke, RunDir(tmp_path / str(threads)), progress=False)
+            with pytest.raises(FileNotFoundError):
+                run(dataclasses.replace(recipe, threads=threads), RunDir(tmp_path), progress=False)
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
