@@ -60,6 +60,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # The package itself, in place: again when a compiled source changes.
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	@echo 'Compiling ...'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e . || \
-	  { echo 'the compiled parts could not be built: the reason stands above'; exit 1; }
+	@mkdir -p build
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -v -e . > build/install.log 2>&1 || \
+	  { tail -n 40 build/install.log; echo 'the compiled parts could not be built: the reason stands above'; exit 1; }
 	@touch $@

@@ -63,8 +63,8 @@ def affine_warp(
     Gradients: to ``image``, ``theta`` and ``fill``, to any order; bitwise reproducible on the CPU for any number of
     threads. With ``mode="nearest"`` the gradient to ``theta`` is zero, as in PyTorch.
 
-    Memory: the output, and per thread a scratch of at most 0.5 MiB forward; the gradients and, per thread, a scratch
-    of the size of one image in the backward.
+    Memory: the output, or the gradients that are asked for, and at most 0.6 MiB of scratch per thread. On a GPU the
+    gradient to ``image`` takes eight bytes of scratch per element.
 
     Errors: ``TypeError`` and ``ValueError`` name the argument. On a GPU and in compiled graphs the values of
     ``theta`` are not inspected: there a non-finite position samples the outside (the first pixel for

@@ -17,11 +17,9 @@ struct RowPositions {
 // What positions are measured against.
 template <typename T>
 struct Frame {
-  T origin_x, origin_y;  // the window, in the image
-  T length_x, length_y;  // of the image
-  T last_x, last_y;      // largest position whose four taps lie in the window
-  std::int32_t pitch;    // pixels from one row of the window to the next
-  bool align_corners;
+  Extent<T> x, y;      // of the image, counted from the window
+  T last_x, last_y;    // largest position whose four taps lie in the window
+  std::int32_t pitch;  // pixels from one row of the window to the next
 };
 
 // One axis of a position: the cell's first tap, and the place within the cell.
@@ -52,10 +50,8 @@ inline void locate(const RowPositions<T> positions, std::int64_t n, const Frame<
 #pragma omp simd
   for (std::int32_t k = 0; k < count; ++k) {
     const T step = static_cast<T>(k);
-    const Padded<T> x =
-        Pad::apply(positions.x + step * positions.step_x, frame.origin_x, frame.length_x, frame.align_corners);
-    const Padded<T> y =
-        Pad::apply(positions.y + step * positions.step_y, frame.origin_y, frame.length_y, frame.align_corners);
+    const Padded<T> x = Pad::apply(positions.x + step * positions.step_x, frame.x);
+    const Padded<T> y = Pad::apply(positions.y + step * positions.step_y, frame.y);
     const Cell<T> column = split_cell<kNearest>(x.position, frame.last_x);
     const Cell<T> row = split_cell<kNearest>(y.position, frame.last_y);
     x_within[k] = column.within;

@@ -88,14 +88,6 @@ __device__ BlockMap<T> block_map(const AffineWarpParams& p, const Place& at) {
   return map;
 }
 
-// The rule is the same for all threads, so choosing it here costs next to nothing, and one kernel serves all rules.
-template <typename T>
-__device__ __forceinline__ Padded<T> pad(Padding rule, T position, T origin, T length, bool align_corners) {
-  if (rule == Padding::kBorder) return BorderPadding::apply(position, origin, length, align_corners);
-  if (rule == Padding::kReflection) return ReflectionPadding::apply(position, origin, length, align_corners);
-  return ConstantPadding::apply(position, origin, length, align_corners);
-}
-
 // One axis of a cell: its first tap in the image, the place within, and the slope of the padding rule.
 template <typename T>
 struct Cell {
@@ -106,8 +98,9 @@ struct Cell {
 template <typename T>
 __device__ __forceinline__ Cell<T> cell(const AffineWarpParams& p, const Axis<T>& axis, i64 length) {
   const T dx = static_cast<T>(threadIdx.x % kBlockColumns), dy = static_cast<T>(threadIdx.x / kBlockColumns);
-  const Padded<T> padded = pad(p.padding, axis.start + dx * axis.step_x + dy * axis.step_y, static_cast<T>(axis.origin),
-                               static_cast<T>(length), p.align_corners);
+  // The rule is the same for all threads, so choosing it here costs next to nothing, and one kernel serves all rules.
+  const Extent<T> extent = {static_cast<T>(axis.origin), static_cast<T>(length), p.align_corners, p.padding};
+  const Padded<T> padded = AnyPadding::apply(axis.start + dx * axis.step_x + dy * axis.step_y, extent);
   // Two pixels beyond either edge all taps lie outside; NaN goes there too.
   const T low = static_cast<T>(-2 - axis.origin), high = static_cast<T>(length - axis.origin);
   const T above = padded.position > low ? padded.position : low;

@@ -1,10 +1,19 @@
-// Padding rules: where a position outside the image takes its value from. Positions are in pixels, `origin` is
-// the pixel that they are counted from. Each rule returns the new position and its derivative (-1, 0 or 1).
+// Padding rules: where a position outside the image takes its value from. Each returns the new position and its
+// derivative (-1, 0 or 1).
 #pragma once
 
+#include "../warp_params.h"
 #include "macros.h"
 
 HARDFAST_BEGIN
+
+// One axis of the image. Positions are in pixels, counted from the pixel `origin`.
+template <typename T>
+struct Extent {
+  T origin, length;
+  bool align_corners;
+  Padding rule;
+};
 
 template <typename T>
 struct Padded {
@@ -16,7 +25,7 @@ struct ConstantPadding {
   static constexpr bool kBends = false;
 
   template <typename T>
-  static HARDFAST_HD Padded<T> apply(T position, T /*origin*/, T /*length*/, bool /*align_corners*/) {
+  static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& /*axis*/) {
     return {position, T(1)};
   }
 };
@@ -26,8 +35,8 @@ struct BorderPadding {
   static constexpr bool kBends = true;
 
   template <typename T>
-  static HARDFAST_HD Padded<T> apply(T position, T origin, T length, bool /*align_corners*/) {
-    const T first = -origin, last = length - T(1) - origin;
+  static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& axis) {
+    const T first = -axis.origin, last = axis.length - T(1) - axis.origin;
     const T slope = (position > first && position < last) ? T(1) : T(0);
     const T above = position > first ? position : first;  // NaN becomes the first pixel
     return {above < last ? above : last, slope};
@@ -39,18 +48,30 @@ struct ReflectionPadding {
   static constexpr bool kBends = true;
 
   template <typename T>
-  static HARDFAST_HD Padded<T> apply(T position, T origin, T length, bool align_corners) {
-    const T low = align_corners ? T(0) : T(-0.5);
-    const T span = align_corners ? length - T(1) : length;
-    const T signed_distance = position + origin - low;
+  static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& axis) {
+    const T low = axis.align_corners ? T(0) : T(-0.5);
+    const T span = axis.align_corners ? axis.length - T(1) : axis.length;
+    const T signed_distance = position + axis.origin - low;
     const T distance = signed_distance < T(0) ? -signed_distance : signed_distance;
     const T turns = __builtin_floor(distance / span);
     const bool odd = turns - T(2) * __builtin_floor(turns * T(0.5)) != T(0);
     const T rest = distance - turns * span;
-    const T mirrored = (odd ? span - rest : rest) + low - origin;
+    const T mirrored = (odd ? span - rest : rest) + low - axis.origin;
     const T direction = (odd != (signed_distance < T(0))) ? T(-1) : T(1);
-    const Padded<T> clipped = BorderPadding::apply(mirrored, origin, length, align_corners);
+    const Padded<T> clipped = BorderPadding::apply(mirrored, axis);
     return {clipped.position, clipped.slope * direction};
+  }
+};
+
+// The rule that the axis names, for code that is not compiled once for each.
+struct AnyPadding {
+  static constexpr bool kBends = true;
+
+  template <typename T>
+  static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& axis) {
+    if (axis.rule == Padding::kBorder) return BorderPadding::apply(position, axis);
+    if (axis.rule == Padding::kReflection) return ReflectionPadding::apply(position, axis);
+    return ConstantPadding::apply(position, axis);
   }
 };
 
