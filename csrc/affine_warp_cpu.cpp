@@ -1,5 +1,6 @@
 #include "../kernels/cpu/isa.h"
 #include "affine_warp_args.h"
+#include "large_pages.h"
 
 namespace hardfast {
 namespace {
@@ -24,6 +25,7 @@ Tensor affine_warp(const Tensor& image, const Tensor& theta, const std::optional
       affine_warp_params(image, theta, fill, size.at(0), size.at(1), mode, padding_mode, align_corners);
   Tensor output = empty_image(image, p.out_height, p.out_width);
   if (output.numel() == 0) return output;
+  ask_for_large_pages(output);
   p.output = mutable_image_view(output);
   const int64_t items = p.batch * output_tiling(p).count();
   run(p, cpu_kernels().affine_warp.forward_range, items, output.numel() / items);
@@ -42,6 +44,7 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
   Tensor grad_image =
       output_mask.at(0) ? empty_image(image, p.height, p.width) : empty_vector(image, {0}, image.scalar_type());
   if (output_mask.at(0) && grad_image.numel() > 0) {
+    ask_for_large_pages(grad_image);
     p.grad_image = mutable_image_view(grad_image);
     const int64_t items = p.batch * input_tiling(p).count();
     run(p, kernels.grad_image_range, items, grad.numel() / items + 1);

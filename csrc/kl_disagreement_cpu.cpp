@@ -1,4 +1,5 @@
 #include "../kernels/cpu/isa.h"
+#include "large_pages.h"
 #include "tensor_args.h"
 
 namespace hardfast {
@@ -68,8 +69,10 @@ std::tuple<Tensor, Tensor> kl_disagreement_backward(const Tensor& grad, const Te
       row_stats.is_contiguous() && row_stats.numel() == p.rows * kRowStats && row_stats.scalar_type() == type,
       "row_stats must come from the forward");
   const auto gradient = [&](bool wanted) {
-    return empty_vector(student, wanted ? std::vector<int64_t>{p.rows, p.classes} : std::vector<int64_t>{0},
-                        student.scalar_type());
+    const std::vector<int64_t> size = wanted ? std::vector<int64_t>{p.rows, p.classes} : std::vector<int64_t>{0};
+    const Tensor result = empty_vector(student, size, student.scalar_type());
+    ask_for_large_pages(result);
+    return result;
   };
   Tensor grad_student = gradient(output_mask.at(0)), grad_teacher = gradient(output_mask.at(1));
   p.row_stats = row_stats.mutable_data_ptr();
