@@ -35,6 +35,8 @@ class CMakeBuild(build_ext):
     """One CMake project yields every shared library, beside hardfast/__init__.py."""
 
     def build_extension(self, ext: Extension) -> None:
+        # cmake and ninja of this environment, which need not be activated.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         compiler = os.environ.get("CXX", "c++")
         if shutil.which(compiler.split()[0]) is None:
             stop(f"no C++ compiler named {compiler!r}: install one (Debian, Ubuntu: `apt-get install g++`) or set CXX")
