@@ -59,6 +59,8 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
       output_mask.at(0) ? empty_image(image, p.height, p.width) : empty_vector(image, {0}, image.scalar_type());
   if (output_mask.at(0) && grad_image.numel() > 0) {
     p.grad_image = mutable_image_view(grad_image);
+    STD_TORCH_CHECK(p.out_height * p.out_width <= (int64_t{1} << 24),
+                    "the gradient to image holds at most 2^24 output pixels a sample on a GPU");
     if (grad.numel() == 0) {
       torch::stable::zero_(grad_image);
     } else {

@@ -302,6 +302,23 @@ def test_autocast_keeps_the_images_dtype_and_float32_coordinates(dtype):
         assert affine_warp(image.float(), head).dtype == torch.float32
 
 
+@pytest.mark.parametrize("side", [106, 224, 300, 512])
+def test_nearest_moves_each_gradient_to_the_pixel_it_came_from(side):
+    # Halving puts every position on a tie: the gradient must break it as the forward does, in every tile.
+    image = torch.arange(float(side * side)).reshape(1, 1, side, side).requires_grad_()
+    output = affine_warp(image, torch.eye(2, 3)[None], (side // 2, side // 2), mode="nearest")
+    (grad,) = torch.autograd.grad(output.sum(), image)
+    expected = torch.zeros(side * side).index_fill_(0, output.detach().flatten().long(), 1.0)
+    assert torch.equal(grad.flatten(), expected)
+
+
+def test_forward_does_not_depend_on_the_fill_requiring_a_gradient():
+    image, theta = random_inputs((1, 3, 16, 16), torch.float16, spread=1.0)
+    fill = torch.tensor([1e4, 0.1, -3.0])
+    plain = affine_warp(image, theta, padding_mode="fill", fill=fill)
+    assert torch.equal(affine_warp(image, theta, padding_mode="fill", fill=fill.requires_grad_()), plain)
+
+
 def test_strided_inputs_need_no_copy_to_be_right():
     base = torch.randn(4, 6, 24, 40)
     _, theta = random_inputs((2, 3, 1, 1), torch.float32)

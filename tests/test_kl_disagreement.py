@@ -198,6 +198,10 @@ def test_excluded_classes_count_as_zero():
         for full, part in zip(masked[1:], smaller[1:], strict=True):
             torch.testing.assert_close(full[:, :5], part)
             assert not full[:, 5:].any()
+        inputs = (masked_student.requires_grad_(), masked_teacher.requires_grad_())
+        first = torch.autograd.grad(loss(*inputs), inputs, create_graph=True)
+        for second in torch.autograd.grad(sum(g.square().sum() for g in first), inputs):
+            assert torch.isfinite(second).all(), divergence
     impossible = student.clone()
     impossible[:, 0] = -math.inf
     assert torch.equal(kl_disagreement(impossible, teacher), torch.tensor(math.inf))
@@ -249,6 +253,16 @@ def test_compiles_to_one_graph(dynamic):
         for mine, other in zip(value_and_gradients(compiled, logits), value_and_gradients(loss, logits), strict=True):
             torch.testing.assert_close(mine, other)
     assert counter.frame_count <= (1 if dynamic else 2)
+
+
+def test_compiles_with_a_temperature_that_varies():
+    torch.compiler.reset()
+    logits = random_logits((4, 11), torch.float32)
+    compiled = torch.compile(
+        lambda s, t, temp: kl_disagreement(s, t, temperature=temp), backend="aot_eager", fullgraph=True
+    )
+    for temperature in (2.0, 3.0, 4.5):
+        torch.testing.assert_close(compiled(*logits, temperature), kl_disagreement(*logits, temperature=temperature))
 
 
 def test_compiles_with_inductor():

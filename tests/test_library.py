@@ -44,6 +44,9 @@ texts = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning
 assert len(texts) == 2, texts
 assert all("plain PyTorch" in text and "_ops_cpu.so was not built" in text for text in texts), texts
 torch.testing.assert_close(affine_warp(image, theta), image)
+last = image.detach().contiguous(memory_format=torch.channels_last)
+compiled = torch.compile(affine_warp, backend="aot_eager")(last, theta.detach())
+assert compiled.stride() == affine_warp(last, theta.detach()).stride() == last.stride()
 assert "plain PyTorch" in backends()["affine_warp"]["cpu"]
 """
     result = run(WITHOUT_CPU_LIBRARY + code)

@@ -60,15 +60,14 @@ def affine_warp(
     Returns:
         ``[B, C, H_out, W_out]`` in the dtype and memory format of ``image``.
 
-    Gradients: to ``image``, ``theta`` and ``fill``, to any order; bitwise reproducible on the CPU for any number of
-    threads. With ``mode="nearest"`` the gradient to ``theta`` is zero, as in PyTorch.
+    Gradients: to ``image``, ``theta`` and ``fill``, to any order in reverse mode; bitwise reproducible on the CPU for
+    any number of threads. With ``mode="nearest"`` the gradient to ``theta`` is zero, as in PyTorch.
 
     Memory: the output, or the gradients that are asked for, and at most 0.6 MiB of scratch per thread. On a GPU the
     gradient to ``image`` takes eight bytes of scratch per element.
 
-    Errors: ``TypeError`` and ``ValueError`` name the argument. On a GPU and in compiled graphs the values of
-    ``theta`` are not inspected: there a non-finite position samples the outside (the first pixel for
-    ``"border"`` and ``"reflection"``).
+    Errors: ``TypeError`` and ``ValueError`` name the argument. On a GPU and in compiled graphs the values of ``theta``
+    are not inspected: there a non-finite position samples some pixel at or beyond an edge of the image.
 
     Source: Jaderberg et al., Spatial Transformer Networks, 2015, equations 1 and 3 to 7.
     """
@@ -82,12 +81,13 @@ def affine_warp(
             raise ValueError(f"fill is used only with padding_mode='fill', got fill with padding_mode={padding_mode!r}")
         return _forward(image, theta, None, out_size, mode, padding_mode, align_corners)
     values = _fill_values(image, 0.0 if fill is None else fill)
-    if values.requires_grad:
-        # The warp is affine in the fill value: what the warped image leaves uncovered shows it.
-        warped = _forward(image, theta, None, out_size, mode, "zeros", align_corners)
-        covered = _forward(torch.ones_like(image[:, :1]), theta, None, out_size, mode, "zeros", align_corners)
-        return warped + (1 - covered) * values[:, :, None, None].to(image.dtype)
-    return _forward(image, theta, values, out_size, mode, padding_mode, align_corners)
+    output = _forward(image, theta, values.detach(), out_size, mode, padding_mode, align_corners)
+    if not values.requires_grad:
+        return output
+    # The warp is affine in the fill value: its gradient is what the warped image leaves uncovered. The difference
+    # carries that gradient and is zero.
+    covered = _forward(torch.ones_like(image[:, :1]), theta, None, out_size, mode, "zeros", align_corners)
+    return output + (1 - covered) * (values - values.detach())[:, :, None, None].to(image.dtype)
 
 
 def _check_images(image: Tensor, theta: Tensor) -> None:
@@ -126,7 +126,7 @@ def _fill_values(image: Tensor, fill: float | Sequence[float] | Tensor) -> Tenso
     if values.dim() == 0:
         return values.expand(1, channels)
     if values.shape in ((channels,), (batch, channels)):
-        return values.reshape(-1, channels)
+        return values.reshape(batch if values.dim() == 2 else 1, channels)
     raise ValueError(
         f"fill must be a number or have shape [C] = [{channels}] or [B, C] = [{batch}, {channels}], "
         f"got {list(values.shape)}"
@@ -137,8 +137,7 @@ def _fill_values(image: Tensor, fill: float | Sequence[float] | Tensor) -> Tenso
 def _fake(
     image: Tensor, theta: Tensor, fill: Tensor | None, size: list[int], mode: str, padding_mode: str, align: bool
 ) -> Tensor:
-    output = image.new_empty([image.shape[0], image.shape[1], size[0], size[1]])
-    return output.contiguous(memory_format=torch.channels_last) if _is_channels_last(image) else output
+    return _in_format_of(image.new_empty([image.shape[0], image.shape[1], size[0], size[1]]), image)
 
 
 @torch.library.register_fake("hardfast::_affine_warp_backward", lib=LIBRARY)
@@ -152,14 +151,13 @@ def _fake_backward(
     align: bool,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
-    grad_image = image.new_empty(image.shape if output_mask[0] else [0])
-    if output_mask[0] and _is_channels_last(image):
-        grad_image = grad_image.contiguous(memory_format=torch.channels_last)
+    grad_image = _in_format_of(image.new_empty(image.shape), image) if output_mask[0] else image.new_empty([0])
     return grad_image, theta.new_empty(theta.shape if output_mask[1] else [0])
 
 
-def _is_channels_last(image: Tensor) -> bool:
-    return image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+def _in_format_of(result: Tensor, image: Tensor) -> Tensor:
+    channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+    return result.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -196,7 +194,7 @@ def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
 def _reference(
     image: Tensor, theta: Tensor, fill: Tensor | None, size: list[int], mode: str, padding_mode: str, align: bool
 ) -> Tensor:
-    return reference.affine_warp(
+    output = reference.affine_warp(
         image,
         theta,
         (size[0], size[1]),
@@ -205,6 +203,7 @@ def _reference(
         align_corners=align,
         fill=0.0 if fill is None else fill,
     )
+    return _in_format_of(output, image)
 
 
 def _reference_backward(
@@ -221,7 +220,7 @@ def _reference_backward(
     vjp = torch.func.vjp(lambda i, t: _reference(i, t, fill, size, mode, padding_mode, align), image, theta)[1]
     grad_image, grad_theta = vjp(grad)
     return (
-        grad_image if output_mask[0] else image.new_empty(0),
+        _in_format_of(grad_image, image) if output_mask[0] else image.new_empty(0),
         grad_theta if output_mask[1] else theta.new_empty(0),
     )
 

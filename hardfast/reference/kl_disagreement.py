@@ -26,7 +26,7 @@ def kl_disagreement(
     elif divergence == "reverse":
         per_sample = _kl(log_student, log_teacher)
     else:
-        log_mixture = torch.logaddexp(log_student, log_teacher) - math.log(2.0)
+        log_mixture = _log_mean(log_student, log_teacher)
         per_sample = 0.5 * (_kl(log_teacher, log_mixture) + _kl(log_student, log_mixture))
     per_sample = temperature**2 * per_sample
     if reduction == "none":
@@ -39,6 +39,13 @@ def reduction_divisor(shape: torch.Size, reduction: str) -> int:
     if reduction == "batchmean":
         return shape[0] if len(shape) > 1 else 1
     return math.prod(shape) if reduction == "mean" else 1
+
+
+def _log_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """log((p + q) / 2); where both are zero its gradient is zero, not NaN."""
+    possible = torch.maximum(log_p, log_q) != -math.inf
+    mean = torch.logaddexp(torch.where(possible, log_p, 0), torch.where(possible, log_q, 0)) - math.log(2.0)
+    return torch.where(possible, mean, -math.inf)
 
 
 def _kl(log_target: Tensor, log_input: Tensor) -> Tensor:

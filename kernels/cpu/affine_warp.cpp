@@ -19,6 +19,10 @@ struct Range {
   double low, high;
 };
 
+struct Span {
+  i64 begin, end;
+};
+
 double clamp_to(double value, double low, double high) {
   const double above = value > low ? value : low;  // NaN becomes the lower end
   return above < high ? above : high;
@@ -95,10 +99,11 @@ class AffineWarp {
     const Frame<T> frame = frame_of(window);
     for_each_block([&](const ChannelBlock& block) {
       for (i64 i = 0; i < 4 * window.area(); ++i) ws_.window[i] = T(0);
-      for (i64 y = 0; y < p_.out_height; ++y) {
-        const Tile row = columns_touching(tile, y);
-        for (i64 x = row.x; x < row.x + row.width; x += kChunk) {
-          const i64 left = row.x + row.width - x, n = left < kChunk ? left : kChunk;
+      const Span rows = rows_touching(tile);
+      for (i64 y = rows.begin; y < rows.end; ++y) {
+        const Span columns = columns_touching(tile, y);
+        for (i64 x = columns.begin; x < columns.end; x += kChunk) {
+          const i64 left = columns.end - x, n = left < kChunk ? left : kChunk;
           locate<Pad, kNearest, false>(row_positions(x, y, window), n, frame, ws_);
           pad_cells(n, ws_);
           load_grad(block, x, y, n);
@@ -267,31 +272,52 @@ class AffineWarp {
     for (i64 k = n; k % 4 != 0; ++k) ws_.pixels[k] = T(0);
   }
 
-  // The output columns of row y that can touch a tile of the input. Too many are harmless: positions outside of the
-  // tile fall into its ring, which is dropped.
-  Tile columns_touching(const Window& tile, i64 y) const {
-    const Range all = {0, static_cast<double>(p_.out_width - 1)};
-    Range range = all;
+  // The output rows, and the columns of one row, that can touch a tile of the input. Too many are harmless: positions
+  // outside of the tile fall into its ring, which is dropped.
+  Span rows_touching(const Window& tile) const {
+    Range range = {0, static_cast<double>(p_.out_height - 1)};
     if (p_.padding != Padding::kReflection) {
-      intersect(x_, y, tile.x, tile.width, p_.width, range);
-      intersect(y_, y, tile.y, tile.height, p_.height, range);
+      const auto intersect_rows = [&](const AffineAxis& axis, const Range& reach) {
+        const double across = (axis.column < 0 ? -axis.column : axis.column) * center_u();
+        intersect(position(axis, 0, -center_v()), axis.row, {reach.low - across, reach.high + across}, range);
+      };
+      intersect_rows(x_, reach(tile.x, tile.width, p_.width));
+      intersect_rows(y_, reach(tile.y, tile.height, p_.height));
     }
-    if (range.low > range.high) return {0, y, 0, 1};
-    const i64 first = static_cast<i64>(clamp_to(__builtin_floor(range.low) - 1, 0, all.high));
-    const i64 last = static_cast<i64>(clamp_to(__builtin_ceil(range.high) + 1, 0, all.high));
-    return {first, y, last - first + 1, 1};
+    return span(range, p_.out_height);
   }
 
-  void intersect(const AffineAxis& axis, i64 y, i64 first, i64 count, i64 length, Range& range) const {
-    const double start = position(axis, -center_u(), static_cast<double>(y) - center_v());
+  Span columns_touching(const Window& tile, i64 y) const {
+    Range range = {0, static_cast<double>(p_.out_width - 1)};
+    const double v = static_cast<double>(y) - center_v();
+    if (p_.padding != Padding::kReflection || (stays_inside(x_, v, p_.width) && stays_inside(y_, v, p_.height))) {
+      intersect(position(x_, -center_u(), v), x_.column, reach(tile.x, tile.width, p_.width), range);
+      intersect(position(y_, -center_u(), v), y_.column, reach(tile.y, tile.height, p_.height), range);
+    }
+    return span(range, p_.out_width);
+  }
+
+  // Whether no position of an output row is mirrored.
+  bool stays_inside(const AffineAxis& axis, double v, i64 length) const {
+    const double a = position(axis, -center_u(), v), b = position(axis, center_u(), v);
+    const double last = static_cast<double>(length - 1);
+    return a >= 0 && a <= last && b >= 0 && b <= last;
+  }
+
+  // Positions whose taps lie in [first, first + count) of an axis, with half a pixel of margin.
+  Range reach(i64 first, i64 count, i64 length) const {
     const bool clips = p_.padding == Padding::kBorder;  // beyond the border everything lands on the outermost pixels
-    const double low = clips && first == 0 ? -__builtin_inf() : static_cast<double>(first) - 1.5;
-    const double high = clips && first + count == length ? __builtin_inf() : static_cast<double>(first + count) + 0.5;
-    double a = (low - start) / axis.column, b = (high - start) / axis.column;
-    if (axis.column == 0) {
-      if (start < low || start > high) range = {1, 0};
+    return {clips && first == 0 ? -__builtin_inf() : static_cast<double>(first) - 1.5,
+            clips && first + count == length ? __builtin_inf() : static_cast<double>(first + count) + 0.5};
+  }
+
+  // Leaves of `range` the k for which start + k * step can lie in `limits`.
+  static void intersect(double start, double step, const Range& limits, Range& range) {
+    if (step == 0) {
+      if (start < limits.low || start > limits.high) range = {1, 0};
       return;
     }
+    double a = (limits.low - start) / step, b = (limits.high - start) / step;
     if (a > b) {
       const double swap = a;
       a = b;
@@ -300,6 +326,13 @@ class AffineWarp {
     // Written so that NaN leaves the range as it is.
     if (a > range.low) range.low = a;
     if (b < range.high) range.high = b;
+  }
+
+  static Span span(const Range& range, i64 length) {
+    if (range.low > range.high) return {0, 0};
+    const double last = static_cast<double>(length - 1);
+    const i64 begin = static_cast<i64>(clamp_to(__builtin_floor(range.low) - 1, 0, last));
+    return {begin, static_cast<i64>(clamp_to(__builtin_ceil(range.high) + 1, 0, last)) + 1};
   }
 
   const AffineWarpParams& p_;

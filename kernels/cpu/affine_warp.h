@@ -18,7 +18,9 @@ struct Tiling {
 
 inline Tiling split_evenly(std::int64_t height, std::int64_t width, std::int64_t max_height, std::int64_t max_width) {
   const std::int64_t rows = (height + max_height - 1) / max_height, columns = (width + max_width - 1) / max_width;
-  const std::int64_t tile_height = (height + rows - 1) / rows, tile_width = (width + columns - 1) / columns;
+  // Even sides: tiles then begin at even pixels, and ties of "nearest" round as they do in the whole image.
+  const std::int64_t tile_height = ((height + rows - 1) / rows + 1) / 2 * 2;
+  const std::int64_t tile_width = ((width + columns - 1) / columns + 1) / 2 * 2;
   return {(height + tile_height - 1) / tile_height, (width + tile_width - 1) / tile_width, tile_height, tile_width};
 }
 

@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(kThreads) largest_grad_kernel(AffineWarpParams
   if (at.inside) {
     for (i64 c = 0; c < p.channels; ++c) {
       const float size = fabsf(static_cast<float>(load_grad<T, Storage>(p, at, c)));
-      value = size <= value ? value : size;  // NaN is largest
+      if (size > value || size != size) value = size;  // NaN is largest, and stays
     }
   }
   // Bits of nonnegative floats are ordered as the floats, with infinity and then NaN at the end.
