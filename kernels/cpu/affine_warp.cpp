@@ -53,7 +53,7 @@ class AffineWarp {
       const i64 at = sample_ * p_.output.batch + y * p_.output.row + x * p_.output.column;
       if (block.lanes == 1) {
         sample_taps<kNearest>(n, ws_);
-        store_plane(block, at, n);
+        store_plane(p_.output, block, at, n, ws_.pixels);
       } else if (is_interleaved(p_.output, p_.channels)) {
         sample_channels<kNearest>(n, pitch, ws_);
         store_pixels(p_.output, block, at, n, ws_.pixels, ws_.rows);
@@ -242,22 +242,6 @@ class AffineWarp {
         row(block, tile.x, y, tile.width, 2);
       }
     });
-  }
-
-  void store_plane(const ChannelBlock& block, i64 at, i64 n) {
-    at += block.first * p_.output.channel;
-    const i64 column = p_.output.column;
-    if (column == 1) {
-      T* target = row_target(block.dtype, p_.output.data, at, ws_.pixels);
-      for (i64 k = 0; k < n; ++k) target[k] = ws_.pixels[k];
-      commit_row(block.dtype, p_.output.data, at, target, n);
-      return;
-    }
-    for (i64 k = 0; k < n; ++k) {
-      T* target = row_target(block.dtype, p_.output.data, at + k * column, ws_.pixels + k);
-      *target = ws_.pixels[k];
-      commit_row(block.dtype, p_.output.data, at + k * column, target, 1);
-    }
   }
 
   void load_grad(const ChannelBlock& block, i64 x, i64 y, i64 n) {

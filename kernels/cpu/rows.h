@@ -199,4 +199,18 @@ inline void store_pixels(const ImageView<void>& view, const ChannelBlock& block,
   commit_rows(view, block, at, n, lane);
 }
 
+// n values of the block's only channel, from where they may be narrowed in place.
+template <typename T>
+inline void store_plane(const ImageView<void>& view, const ChannelBlock& block, std::int64_t at, std::int64_t n,
+                        T* values) {
+  const std::int64_t offset = at + block.first * view.channel;
+  const std::int64_t runs = view.column == 1 ? 1 : n, length = view.column == 1 ? n : 1;
+  for (std::int64_t run = 0; run < runs; ++run) {
+    T* source = values + run * length;
+    T* target = row_target(block.dtype, view.data, offset + run * view.column, source);
+    for (std::int64_t k = 0; k < length; ++k) target[k] = source[k];
+    commit_row(block.dtype, view.data, offset + run * view.column, target, length);
+  }
+}
+
 HARDFAST_END

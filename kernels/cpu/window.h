@@ -185,18 +185,7 @@ inline void unpack_taps(const Window& window, const ImageView<void>& view, const
     for (std::int64_t i = 0; i < tile.width; ++i) {
       ws.rows[i] = (cell[4 * i] + cell[4 * i - 3]) + (above[4 * i + 2] + above[4 * i - 1]);
     }
-    const std::int64_t at = offset + block.first * view.channel + y * view.row + tile.x * view.column;
-    if (view.column == 1) {
-      T* target = row_target(block.dtype, view.data, at, ws.rows);
-      for (std::int64_t i = 0; i < tile.width; ++i) target[i] = ws.rows[i];
-      commit_row(block.dtype, view.data, at, target, tile.width);
-    } else {
-      for (std::int64_t i = 0; i < tile.width; ++i) {
-        T* target = row_target(block.dtype, view.data, at + i * view.column, ws.rows + i);
-        *target = ws.rows[i];
-        commit_row(block.dtype, view.data, at + i * view.column, target, 1);
-      }
-    }
+    store_plane(view, block, offset + y * view.row + tile.x * view.column, tile.width, ws.rows);
   }
 }
 
