@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -78,4 +78,9 @@ class CMakeBuild(build_ext):
         return str(pybind11.get_cmake_dir())
 
 
-setup(ext_modules=[Extension("hardfast._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    packages=[*find_packages(include=["hardfast*"]), "hardfast._triton"],
+    package_dir={"hardfast._triton": "kernels/triton"},
+    ext_modules=[Extension("hardfast._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

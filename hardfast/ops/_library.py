@@ -1,7 +1,9 @@
-"""The ``hardfast`` operator library: where ops are defined, compiled back ends are loaded and fallbacks chosen."""
+"""The ``hardfast`` operator library: where ops are defined and the back end of each op and device is chosen."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable
@@ -13,13 +15,24 @@ import torch
 
 LIBRARY = torch.library.Library("hardfast", "DEF")
 
-#: Which compiled library serves which op, per device type. Anything else runs the reference in plain PyTorch.
-#: KL on CUDA has no kernel of its own yet, and says so by its absence here.
-COMPILED = {
-    "affine_warp": {"cpu": "_ops_cpu", "cuda": "_ops_cuda"},
-    "kl_disagreement": {"cpu": "_ops_cpu"},
+#: The back ends of every op, per device type, best first: a compiled library, or Triton. The first that is usable
+#: serves; where none is, the reference in plain PyTorch does, with one warning that says why.
+#: On CUDA the compiled warps come first because they reduce parameter gradients in one pass. The row-wise and
+#: elementwise ops only stream memory, which Triton does as well, so they have no CUDA C++.
+WARP_BACKENDS = {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda", "triton")}
+ROW_BACKENDS = {"cpu": ("_ops_cpu",), "cuda": ("triton",)}
+BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "affine_warp": WARP_BACKENDS,
+    "projective_warp": WARP_BACKENDS,
+    "flow_warp": WARP_BACKENDS,
+    "thin_plate_warp": WARP_BACKENDS,
+    "kl_disagreement": ROW_BACKENDS,
+    "confidence_disagreement": ROW_BACKENDS,
+    "distillation_loss": ROW_BACKENDS,
+    "guided_step": ROW_BACKENDS,
 }
 REQUIREMENTS = ("cpu", "cuda", "triton")
+OVERRIDES = ("", "triton", "reference")
 
 #: Name of a shared library -> None where it loaded, else the reason why it did not.
 load_errors: dict[str, str | None] = {}
@@ -33,17 +46,38 @@ def required_backends() -> set[str]:
     return names
 
 
-def load_compiled_libraries() -> None:
-    """Loads ``_ops_cpu`` and, under a CUDA build of torch, ``_ops_cuda``; a required one that fails is an error."""
+@cache
+def _override() -> str:
+    """``HARDFAST_BACKEND``: ``triton`` or ``reference`` serves every op by that alone, on every device.
+
+    On the CPU, Triton needs its interpreter (``TRITON_INTERPRET=1``), which is for tests: it is thousands of times slower.
+    """
+    name = os.environ.get("HARDFAST_BACKEND", "")
+    if name not in OVERRIDES:
+        raise ValueError(f"HARDFAST_BACKEND must be one of {list(OVERRIDES)}, got {name!r}")
+    return name
+
+
+def load_backends() -> None:
+    """Loads the compiled libraries and registers Triton where it is the choice; a required one that fails is an error."""
     required = required_backends()
     for name, device in (("_ops_cpu", "cpu"), ("_ops_cuda", "cuda")):
         load_errors[name] = _load(name)
         if load_errors[name] is not None and device in required:
             raise ImportError(f"HARDFAST_REQUIRE={device}, but hardfast.{name} is not usable: {load_errors[name]}")
+    for device, key in (("cpu", "CPU"), ("cuda", "CUDA")):
+        if "triton" in required and device == "cuda" and (reason := _unusable("triton", device)):
+            raise ImportError(f"HARDFAST_REQUIRE=triton, but Triton is not usable: {reason}")
+        for op in BACKENDS:
+            if _choice(op, device)[0] == "triton":
+                LIBRARY.impl(op, _triton_launcher(op, "forward"), key)
+                LIBRARY.impl(f"_{op}_backward", _triton_launcher(op, "backward"), key)
 
 
 def _load(name: str) -> str | None:
     path = Path(__file__).resolve().parent.parent / f"{name}.so"
+    if _override():
+        return f"HARDFAST_BACKEND={_override()}"
     if name == "_ops_cuda" and torch.version.cuda is None:
         return "this torch is built without CUDA"
     if not path.exists():
@@ -56,8 +90,47 @@ def _load(name: str) -> str | None:
     return None
 
 
+def _triton_launcher(op: str, direction: str) -> Callable[..., Any]:
+    """``forward`` or ``backward`` of ``kernels/triton/<op>.py``, imported (and Triton with it) at the first call."""
+
+    def launch(*args: Any) -> Any:
+        return getattr(importlib.import_module(f"hardfast._triton.{op}"), direction)(*args)
+
+    return launch
+
+
+def _unusable(backend: str, device: str) -> str | None:
+    """Why a back end cannot serve a device; None where it can."""
+    if backend != "triton":
+        error = load_errors[backend]
+        return None if error is None else f"{backend} is not loaded: {error}"
+    if _override() == "reference":
+        return "HARDFAST_BACKEND=reference"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "Triton runs on the CPU only in its interpreter (TRITON_INTERPRET=1)"
+    if device == "cuda" and torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    return None
+
+
+def _choice(op: str, device: str) -> tuple[str | None, list[str]]:
+    """The back end that serves ``op`` on ``device`` (None: plain PyTorch), and why those before it do not."""
+    candidates = BACKENDS[op].get(device, ())
+    if _override() == "triton":
+        candidates = tuple(name for name in BACKENDS[op]["cuda"] if name == "triton")
+    reasons = []
+    for name in candidates:
+        reason = _unusable(name, device)
+        if reason is None:
+            return name, reasons
+        reasons.append(reason)
+    return None, reasons or [f"it has no {device} kernel"]
+
+
 def register_fallback(op: str, function: Callable[..., Any]) -> None:
-    """Serves ``hardfast::<op>`` by plain PyTorch on every device that has no compiled kernel."""
+    """Serves ``hardfast::<op>`` by plain PyTorch on every device that has no other back end."""
     public_name = op.removeprefix("_").removesuffix("_backward")
 
     def fallback(*args: Any) -> Any:
@@ -70,27 +143,18 @@ def register_fallback(op: str, function: Callable[..., Any]) -> None:
 
 @cache
 def _report_fallback(op: str, device: str) -> None:
-    message = f"hardfast.{op} on {device} runs in plain PyTorch: {fallback_reason(op, device)}"
+    message = f"hardfast.{op} on {device} runs in plain PyTorch: {'; '.join(_choice(op, device)[1])}"
     if device in required_backends() or (device == "cuda" and "triton" in required_backends()):
         raise RuntimeError(f"{message}, and HARDFAST_REQUIRE={os.environ['HARDFAST_REQUIRE']} forbids that")
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
-def fallback_reason(op: str, device: str) -> str | None:
-    """Why ``op`` does not run a compiled kernel on ``device``; None where it does."""
-    library = COMPILED[op].get(device)
-    if library is None:
-        return f"it has no {device} kernel"
-    error = load_errors[library]
-    return None if error is None else f"{library} is not loaded: {error}"
-
-
 def backends() -> dict[str, dict[str, str]]:
-    """What each op runs on, per device type: the compiled library, or plain PyTorch and the reason."""
+    """What each op runs on, per device type: a compiled library, Triton, or plain PyTorch and the reasons."""
     table: dict[str, dict[str, str]] = {}
-    for op in COMPILED:
+    for op in BACKENDS:
         table[op] = {}
         for device in ("cpu", "cuda"):
-            reason = fallback_reason(op, device)
-            table[op][device] = COMPILED[op][device] if reason is None else f"plain PyTorch: {reason}"
+            name, reasons = _choice(op, device)
+            table[op][device] = (name or "plain PyTorch") + (f" ({'; '.join(reasons)})" if reasons else "")
     return table

@@ -1,0 +1,1 @@
+"""Triton kernels: ``forward`` and ``backward`` of ``<op>.py`` take the arguments of ``hardfast::<op>`` and its backward."""
