@@ -19,8 +19,8 @@ LIBRARY = torch.library.Library("hardfast", "DEF")
 #: serves; where none is, the reference in plain PyTorch does, with one warning that says why.
 #: On CUDA the compiled warps come first because they reduce parameter gradients in one pass. The row-wise and
 #: elementwise ops only stream memory, which Triton does as well, so they have no CUDA C++.
-WARP_BACKENDS = {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda", "triton")}
-ROW_BACKENDS = {"cpu": ("_ops_cpu",), "cuda": ("triton",)}
+WARP_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda", "triton")}
+ROW_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("triton",)}
 BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
     "affine_warp": WARP_BACKENDS,
     "projective_warp": WARP_BACKENDS,
@@ -50,7 +50,7 @@ def required_backends() -> set[str]:
 def _override() -> str:
     """``HARDFAST_BACKEND``: ``triton`` or ``reference`` serves every op by that alone, on every device.
 
-    On the CPU, Triton needs its interpreter (``TRITON_INTERPRET=1``), which is for tests: it is thousands of times slower.
+    On the CPU, Triton needs its interpreter (``TRITON_INTERPRET=1``), which is for tests: it is far slower.
     """
     name = os.environ.get("HARDFAST_BACKEND", "")
     if name not in OVERRIDES:
@@ -59,7 +59,7 @@ def _override() -> str:
 
 
 def load_backends() -> None:
-    """Loads the compiled libraries and registers Triton where it is the choice; a required one that fails is an error."""
+    """Loads the compiled libraries, registers Triton where it is the choice; a required one that fails is an error."""
     required = required_backends()
     for name, device in (("_ops_cpu", "cpu"), ("_ops_cuda", "cuda")):
         load_errors[name] = _load(name)
@@ -120,7 +120,7 @@ def _choice(op: str, device: str) -> tuple[str | None, list[str]]:
     candidates = BACKENDS[op].get(device, ())
     if _override() == "triton":
         candidates = tuple(name for name in BACKENDS[op]["cuda"] if name == "triton")
-    reasons = []
+    reasons: list[str] = []
     for name in candidates:
         reason = _unusable(name, device)
         if reason is None:

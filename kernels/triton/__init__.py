@@ -1,1 +1,1 @@
-"""Triton kernels: ``forward`` and ``backward`` of ``<op>.py`` take the arguments of ``hardfast::<op>`` and its backward."""
+"""Triton kernels: ``<op>.py`` has ``forward`` and ``backward``, called like ``hardfast::<op>`` and its backward."""
