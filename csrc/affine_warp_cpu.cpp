@@ -23,7 +23,7 @@ Tensor affine_warp(const Tensor& image, const Tensor& theta, const std::optional
                    bool align_corners) {
   AffineWarpParams p =
       affine_warp_params(image, theta, fill, size.at(0), size.at(1), mode, padding_mode, align_corners);
-  Tensor output = empty_image(image, p.out_height, p.out_width);
+  Tensor output = empty_image(image, p.batch, p.out_height, p.out_width);
   if (output.numel() == 0) return output;
   ask_for_large_pages(output);
   p.output = mutable_image_view(output);
@@ -41,8 +41,8 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
   set_grad_output(p, grad, image);
   const AffineWarpKernels& kernels = cpu_kernels().affine_warp;
 
-  Tensor grad_image =
-      output_mask.at(0) ? empty_image(image, p.height, p.width) : empty_vector(image, {0}, image.scalar_type());
+  Tensor grad_image = output_mask.at(0) ? empty_image(image, p.batch, p.height, p.width)
+                                        : empty_vector(image, {0}, image.scalar_type());
   if (output_mask.at(0) && grad_image.numel() > 0) {
     ask_for_large_pages(grad_image);
     p.grad_image = mutable_image_view(grad_image);

@@ -32,7 +32,7 @@ Tensor affine_warp(const Tensor& image, const Tensor& theta, const std::optional
   AffineWarpParams p =
       affine_warp_params(image, theta, fill, size.at(0), size.at(1), mode, padding_mode, align_corners);
   check_grid(p);
-  Tensor output = empty_image(image, p.out_height, p.out_width);
+  Tensor output = empty_image(image, p.batch, p.out_height, p.out_width);
   if (output.numel() == 0) return output;
   p.output = mutable_image_view(output);
   check(launch_affine_warp(p, current_stream(image)), p);
@@ -55,8 +55,8 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
   set_grad_output(p, grad, image);
   const cudaStream_t stream = current_stream(image);
 
-  Tensor grad_image =
-      output_mask.at(0) ? empty_image(image, p.height, p.width) : empty_vector(image, {0}, image.scalar_type());
+  Tensor grad_image = output_mask.at(0) ? empty_image(image, p.batch, p.height, p.width)
+                                        : empty_vector(image, {0}, image.scalar_type());
   if (output_mask.at(0) && grad_image.numel() > 0) {
     p.grad_image = mutable_image_view(grad_image);
     STD_TORCH_CHECK(p.out_height * p.out_width <= (int64_t{1} << 24),

@@ -29,6 +29,11 @@ inline DType dtype_of(const Tensor& tensor) {
   }
 }
 
+// Images may also be bytes.
+inline DType image_dtype_of(const Tensor& image) {
+  return image.scalar_type() == ScalarType::Byte ? DType::kUInt8 : dtype_of(image);
+}
+
 // The type of parameters, statistics and reduced losses.
 inline ScalarType compute_type(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -50,10 +55,10 @@ inline bool is_channels_last(const Tensor& image) {
   return !image.is_contiguous() && stride_is(0, c * h * w) && stride_is(1, 1) && stride_is(2, c * w) && stride_is(3, c);
 }
 
-// An uninitialised [B, C, H, W] with the dtype, device and memory format of `image`.
-inline Tensor empty_image(const Tensor& image, int64_t height, int64_t width) {
+// An uninitialised [batch, C, height, width] with the channels, dtype, device and memory format of `image`.
+inline Tensor empty_image(const Tensor& image, int64_t batch, int64_t height, int64_t width) {
   using torch::headeronly::MemoryFormat;
-  const std::vector<int64_t> size = {image.size(0), image.size(1), height, width};
+  const std::vector<int64_t> size = {batch, image.size(1), height, width};
   return torch::stable::empty(size, image.scalar_type(), std::nullopt, image.device(), std::nullopt,
                               is_channels_last(image) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }

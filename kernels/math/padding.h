@@ -2,6 +2,8 @@
 // derivative (-1, 0 or 1).
 #pragma once
 
+#include <cstdint>
+
 #include "../warp_params.h"
 #include "macros.h"
 
@@ -74,5 +76,18 @@ struct AnyPadding {
     return ConstantPadding::apply(position, axis);
   }
 };
+
+// The pixel of the image that stands for pixel `index`, or -1 where the constant does: the rule of each tap of bicubic
+// sampling, whose positions stay unpadded.
+HARDFAST_HD std::int64_t pad_index(std::int64_t index, std::int64_t length, Padding rule, bool align_corners) {
+  if (index >= 0 && index < length) return index;
+  if (rule == Padding::kConstant) return -1;
+  if (rule == Padding::kBorder) return index < 0 ? 0 : length - 1;
+  if (length == 1) return 0;
+  const std::int64_t repeated = align_corners ? 0 : 1;  // the outermost pixel is met twice in a turn
+  const std::int64_t period = 2 * (length - 1 + repeated), rest = index % period;
+  const std::int64_t turn = rest < 0 ? rest + period : rest;
+  return turn < length ? turn : period - repeated - turn;
+}
 
 HARDFAST_END
