@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardfast.ops._library import backends
     from hardfast.ops.affine_warp import affine_warp
+    from hardfast.ops.confidence_disagreement import confidence_disagreement
+    from hardfast.ops.distillation_loss import distillation_loss
     from hardfast.ops.kl_disagreement import kl_disagreement
 
 __version__ = version("hardfast")
-__all__ = ["__version__", "affine_warp", "backends", "kl_disagreement"]
+__all__ = [
+    "__version__",
+    "affine_warp",
+    "backends",
+    "confidence_disagreement",
+    "distillation_loss",
+    "kl_disagreement",
+]
 
 
 def __getattr__(name: str) -> Any:

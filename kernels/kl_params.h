@@ -1,9 +1,7 @@
-// What a disagreement kernel is told: raw pointers, sizes and strides, no tensor.
+// What a disagreement kernel is told.
 #pragma once
 
-#include <cstdint>
-
-#include "warp_params.h"
+#include "row_params.h"
 
 namespace hardfast {
 
@@ -21,24 +19,9 @@ enum RowStat {
   kRowStats
 };
 
-struct KlDisagreementParams {
-  std::int64_t rows, classes;
-  DType dtype;  // of the logits and their gradients; everything else is float64 for float64 and float32 otherwise
+struct KlDisagreementParams : LogitRowsParams {
   Divergence divergence;
   double temperature;
-  bool per_sample;  // one loss a row, else their sum over `divisor`
-  std::int64_t divisor;
-
-  const void* student;  // [N, K], classes contiguous, rows `student_row` elements apart
-  const void* teacher;
-  std::int64_t student_row, teacher_row;
-  void* row_stats;  // [N, kRowStats]
-  void* loss;       // [N] or one
-
-  const void* grad_loss;  // [N] with stride grad_loss_row, or one
-  std::int64_t grad_loss_row;
-  void* grad_student;  // [N, K] contiguous, or null
-  void* grad_teacher;
 };
 
 }  // namespace hardfast

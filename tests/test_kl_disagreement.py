@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -230,8 +231,8 @@ def test_opcheck(dtype, divergence):
     quick = ("test_schema", "test_autograd_registration", "test_faketensor")
     thorough = (*quick, "test_aot_dispatch_dynamic") if (dtype, divergence) == (torch.float32, "forward") else quick
     op, backward = torch.ops.hardfast.kl_disagreement, torch.ops.hardfast._kl_disagreement_backward
-    for per_sample in (True, False):
-        options = (2.0, divergence, per_sample, 3)
+    for group_rows in (0, 1, 3):
+        options = (2.0, divergence, group_rows, 3)
         torch.library.opcheck(op, (student, teacher, *options), test_utils=thorough)
         value, row_stats = op(student.detach(), teacher.detach(), *options)
         for mask in itertools.product([True, False], repeat=2):
@@ -310,6 +311,11 @@ def test_mixed_dtypes_and_autocast_use_the_wider_one():
         half = torch.nn.Linear(12, 12)(student)
         assert half.dtype == torch.bfloat16
         assert kl_disagreement(half, teacher).dtype == torch.float32
+
+
+def test_a_numpy_temperature_is_a_number():
+    logits = random_logits((4, 11), torch.float32)
+    assert torch.equal(kl_disagreement(*logits, temperature=np.float32(2)), kl_disagreement(*logits, temperature=2))
 
 
 def test_strided_rows():
@@ -398,6 +404,7 @@ S, T = torch.zeros(4, 10), torch.zeros(4, 10)
         (ValueError, "temperature must be positive and finite, got 0", (S, T), {"temperature": 0}),
         (ValueError, "temperature must be positive and finite, got nan", (S, T), {"temperature": math.nan}),
         (TypeError, "temperature must be a number, got str", (S, T), {"temperature": "2"}),
+        (TypeError, "temperature must be a number, got bool", (S, T), {"temperature": True}),
         (ValueError, "divergence must be one of", (S, T), {"divergence": "sideways"}),
         (ValueError, "reduction must be one of", (S, T), {"reduction": "median"}),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from numbers import Real
 from typing import Any
 
 import torch
@@ -25,15 +27,39 @@ def one_of(name: str, value: Any, accepted: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {list(accepted)}, got {value!r}")
 
 
+def number(name: str, value: Any) -> float:
+    """A Python or NumPy number as a float; a compiled graph may hold it as a symbol."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    result = number(name, value)
+    if not 0 < result < math.inf:  # false for NaN; traceable, unlike math.isfinite
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return result
+
+
+def not_negative(name: str, value: Any) -> float:
+    result = number(name, value)
+    if not 0 <= result < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    return result
+
+
+def inspectable(value: Tensor) -> bool:
+    """Whether looking at the values of a tensor costs no synchronisation and breaks no traced graph."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or transforms_active():
+        return False
+    return type(value) in (Tensor, torch.nn.Parameter)  # others may hold no data: fake tensors
+
+
 def finite(name: str, value: Tensor) -> None:
     """Raises on NaN and infinity in a small CPU tensor.
 
     Elsewhere the check would cost a device synchronisation or break a traced graph: there a kernel gives such
     values a defined meaning instead.
     """
-    if value.device.type != "cpu" or torch.compiler.is_compiling() or transforms_active():
-        return
-    if type(value) not in (Tensor, torch.nn.Parameter):
-        return  # a fake tensor, or another subclass that may hold no data
-    if not bool(torch.isfinite(value.detach()).all()):
+    if inspectable(value) and not bool(torch.isfinite(value.detach()).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity in {value.detach()}")

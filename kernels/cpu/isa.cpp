@@ -5,13 +5,18 @@
 
 namespace hardfast {
 
-#define HARDFAST_DECLARE(isa)                                 \
-  namespace isa {                                             \
-  extern const AffineWarpKernels affine_warp_kernels;         \
-  extern const KlDisagreementKernels kl_disagreement_kernels; \
+#define HARDFAST_DECLARE(isa)                                                 \
+  namespace isa {                                                             \
+  extern const AffineWarpKernels affine_warp_kernels;                         \
+  extern const KlDisagreementKernels kl_disagreement_kernels;                 \
+  extern const ConfidenceDisagreementKernels confidence_disagreement_kernels; \
+  extern const DistillationLossKernels distillation_loss_kernels;             \
   }
-#define HARDFAST_KERNELS(name, isa) \
-  CpuKernels { name, isa::affine_warp_kernels, isa::kl_disagreement_kernels }
+#define HARDFAST_KERNELS(name, isa)                                                                     \
+  CpuKernels {                                                                                          \
+    name, isa::affine_warp_kernels, isa::kl_disagreement_kernels, isa::confidence_disagreement_kernels, \
+        isa::distillation_loss_kernels                                                                  \
+  }
 
 #if defined(__x86_64__)
 

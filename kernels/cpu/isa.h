@@ -2,6 +2,8 @@
 #pragma once
 
 #include "affine_warp.h"
+#include "confidence_disagreement.h"
+#include "distillation_loss.h"
 #include "kl_disagreement.h"
 
 namespace hardfast {
@@ -10,6 +12,8 @@ struct CpuKernels {
   const char* isa;  // "x86-64-v2", "x86-64-v3", "x86-64-v4", or "baseline" on other processors
   AffineWarpKernels affine_warp;
   KlDisagreementKernels kl_disagreement;
+  ConfidenceDisagreementKernels confidence_disagreement;
+  DistillationLossKernels distillation_loss;
 };
 
 // The best set that this processor runs, or the lesser one that HARDFAST_ISA names. Decided once.
