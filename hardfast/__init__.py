@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hardfast.ops.affine_warp import affine_warp
     from hardfast.ops.confidence_disagreement import confidence_disagreement
     from hardfast.ops.distillation_loss import distillation_loss
+    from hardfast.ops.guided_step import guided_step
     from hardfast.ops.kl_disagreement import kl_disagreement
 
 __version__ = version("hardfast")
@@ -19,6 +20,7 @@ __all__ = [
     "backends",
     "confidence_disagreement",
     "distillation_loss",
+    "guided_step",
     "kl_disagreement",
 ]
 

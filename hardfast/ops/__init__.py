@@ -4,8 +4,9 @@ from hardfast.ops._library import backends, load_backends
 from hardfast.ops.affine_warp import affine_warp
 from hardfast.ops.confidence_disagreement import confidence_disagreement
 from hardfast.ops.distillation_loss import distillation_loss
+from hardfast.ops.guided_step import guided_step
 from hardfast.ops.kl_disagreement import kl_disagreement
 
 load_backends()
 
-__all__ = ["affine_warp", "backends", "confidence_disagreement", "distillation_loss", "kl_disagreement"]
+__all__ = ["affine_warp", "backends", "confidence_disagreement", "distillation_loss", "guided_step", "kl_disagreement"]

@@ -11,11 +11,12 @@ namespace hardfast {
   extern const KlDisagreementKernels kl_disagreement_kernels;                 \
   extern const ConfidenceDisagreementKernels confidence_disagreement_kernels; \
   extern const DistillationLossKernels distillation_loss_kernels;             \
+  extern const GuidedStepKernels guided_step_kernels;                         \
   }
 #define HARDFAST_KERNELS(name, isa)                                                                     \
   CpuKernels {                                                                                          \
     name, isa::affine_warp_kernels, isa::kl_disagreement_kernels, isa::confidence_disagreement_kernels, \
-        isa::distillation_loss_kernels                                                                  \
+        isa::distillation_loss_kernels, isa::guided_step_kernels                                        \
   }
 
 #if defined(__x86_64__)

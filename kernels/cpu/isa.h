@@ -4,6 +4,7 @@
 #include "affine_warp.h"
 #include "confidence_disagreement.h"
 #include "distillation_loss.h"
+#include "guided_step.h"
 #include "kl_disagreement.h"
 
 namespace hardfast {
@@ -14,6 +15,7 @@ struct CpuKernels {
   KlDisagreementKernels kl_disagreement;
   ConfidenceDisagreementKernels confidence_disagreement;
   DistillationLossKernels distillation_loss;
+  GuidedStepKernels guided_step;
 };
 
 // The best set that this processor runs, or the lesser one that HARDFAST_ISA names. Decided once.
