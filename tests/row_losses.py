@@ -21,4 +21,4 @@ def value_and_gradients(function: Callable[..., Tensor], *logits: Tensor, grad: 
     inputs = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in logits]
     value = function(*inputs)
     grad = torch.ones_like(value) if grad is None else grad
-    return [value.detach(), *torch.autograd.grad(value, inputs, grad)]
+    return [value.detach(), *torch.autograd.grad(value, inputs, grad, materialize_grads=True)]
