@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardfast.ops import affine_warp, kl_disagreement
+from hardfast.ops import affine_warp, confidence_disagreement, distillation_loss, kl_disagreement
 
 Function = Callable[[Tensor, Tensor], Tensor]
 
@@ -107,5 +107,36 @@ def kl_cases() -> list[Case]:
     return cases
 
 
+def labelled_cases() -> list[Case]:
+    """The ops that take labels, which are the same at every call."""
+    cases = []
+    for rows, classes in [(4096, 1000), (256, 1000), (512, 10)]:
+        generator = torch.Generator().manual_seed(0)
+        logits = tuple(3 * torch.randn(rows, classes, generator=generator) for _ in range(2))
+        labels = torch.randint(classes, (rows,), generator=generator)
+
+        def our_confidence(student: Tensor, teacher: Tensor, labels: Tensor = labels) -> Tensor:
+            return confidence_disagreement(student, teacher, labels, gamma=2.0)
+
+        def eager_confidence(student: Tensor, teacher: Tensor, labels: Tensor = labels) -> Tensor:
+            p_s, p_t = (x.softmax(-1).gather(-1, labels[:, None])[:, 0] for x in (student, teacher))
+            return (p_t**2.0 + (1 - p_s) ** 2.0).mean()
+
+        def our_distillation(student: Tensor, teacher: Tensor, labels: Tensor = labels) -> Tensor:
+            return distillation_loss(student, teacher, labels, temperature=2.0)
+
+        def eager_distillation(student: Tensor, teacher: Tensor, labels: Tensor = labels) -> Tensor:
+            return eager_kl(student, teacher) + F.cross_entropy(student, labels)
+
+        inputs = (logits[0], logits[1])
+        for op, pass_name, differentiable, ours, eager in [
+            ("confidence_disagreement", "all", (True, True), our_confidence, eager_confidence),
+            ("distillation_loss", "all", (True, True), our_distillation, eager_distillation),
+            ("distillation_loss", "parameters", (True, False), our_distillation, eager_distillation),
+        ]:
+            cases.append(Case(op, f"{rows}x{classes}", pass_name, inputs, differentiable, ours, eager, {}))
+    return cases
+
+
 def all_cases() -> list[Case]:
-    return warp_cases() + kl_cases()
+    return warp_cases() + kl_cases() + labelled_cases()
