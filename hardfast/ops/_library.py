@@ -18,7 +18,7 @@ LIBRARY = torch.library.Library("hardfast", "DEF")
 #: The back ends of every op, per device type, best first: a compiled library, or Triton. The first that is usable
 #: serves; where none is, the reference in plain PyTorch does, with one warning that says why.
 WARP_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda",)}
-ROW_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ()}
+ROW_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("triton",)}
 BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
     "affine_warp": WARP_BACKENDS,
     "kl_disagreement": ROW_BACKENDS,
