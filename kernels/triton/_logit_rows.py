@@ -6,10 +6,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
-
 import triton
 import triton.language as tl
+from torch import Tensor
 
 COMPUTE = {torch.float64: tl.float64}  # of the logits' dtype, else float32
 LARGEST_BLOCK = 4096  # classes that a program holds at once

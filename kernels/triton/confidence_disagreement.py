@@ -7,10 +7,10 @@ The forward sweeps a row once; the backward writes each gradient once, from the 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from hardfast._triton._logit_rows import (
     COMPUTE,
     compute_dtype,

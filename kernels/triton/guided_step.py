@@ -9,10 +9,9 @@ The arithmetic is that of kernels/math/guidance.h:
 
 from __future__ import annotations
 
-from torch import Tensor
-
 import triton
 import triton.language as tl
+from torch import Tensor
 
 COEFFICIENTS = 7
 # Four 16-byte loads a thread of each tensor at four warps: enough in flight to fill the memory bus. The partial sums

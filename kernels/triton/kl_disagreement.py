@@ -7,10 +7,10 @@ once, from the statistics of the rows, whose columns ``kernels/kl_params.h`` nam
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from hardfast._triton._logit_rows import (
     COMPUTE,
     compute_dtype,
