@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hardfast.ops.distillation_loss import distillation_loss
     from hardfast.ops.guided_step import guided_step
     from hardfast.ops.kl_disagreement import kl_disagreement
+    from hardfast.ops.linear_kl_disagreement import linear_kl_disagreement
 
 __version__ = version("hardfast")
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "distillation_loss",
     "guided_step",
     "kl_disagreement",
+    "linear_kl_disagreement",
 ]
 
 

@@ -6,7 +6,16 @@ from hardfast.ops.confidence_disagreement import confidence_disagreement
 from hardfast.ops.distillation_loss import distillation_loss
 from hardfast.ops.guided_step import guided_step
 from hardfast.ops.kl_disagreement import kl_disagreement
+from hardfast.ops.linear_kl_disagreement import linear_kl_disagreement
 
 load_backends()
 
-__all__ = ["affine_warp", "backends", "confidence_disagreement", "distillation_loss", "guided_step", "kl_disagreement"]
+__all__ = [
+    "affine_warp",
+    "backends",
+    "confidence_disagreement",
+    "distillation_loss",
+    "guided_step",
+    "kl_disagreement",
+    "linear_kl_disagreement",
+]

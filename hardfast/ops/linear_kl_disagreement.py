@@ -1,0 +1,401 @@
+"""``linear_kl_disagreement``: two classifier heads and their disagreement, a few rows of logits at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hardfast import reference
+from hardfast.ops import _checks
+from hardfast.ops._library import LIBRARY
+from hardfast.ops._transforms import differentiable, transforms_active
+from hardfast.ops.kl_disagreement import DIVERGENCES, REDUCTIONS
+from hardfast.reference.kl_disagreement import reduction_divisor
+
+# A chunk's logits take at most a quarter of the student's weight, or this many elements if that is more.
+# Fewer rows: each chunk reads and writes the whole gradient of the weight for little work (32 rows take twice the time
+# of 128 at 1024x512->32000). More rows: the scratch outgrows that gradient, and nothing gets faster.
+LEAST_CHUNK_LOGITS = 1 << 20
+CLASS_BLOCK = 4096
+
+_INPUTS = (
+    "Tensor student_features, Tensor student_weight, Tensor? student_bias, Tensor teacher_features, "
+    "Tensor? teacher_weight, Tensor? teacher_bias, "
+)
+_OPTIONS = "float temperature, str divergence, bool per_sample, SymInt divisor, SymInt chunk_rows"
+_GRADIENTS = "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
+
+# With the loss come the gradients of its sum over rows, before the divisor, where grad_mask asks for them: computed
+# while the logits are at hand, they save the backward from computing those again. They stay in the inputs' order;
+# features in their dtype, the rest in that of the arithmetic; [0] where not asked for.
+LIBRARY.define(f"linear_kl_disagreement({_INPUTS}{_OPTIONS}, bool[6] grad_mask) -> (Tensor loss, {_GRADIENTS})")
+LIBRARY.define(
+    f"_linear_kl_disagreement_backward(Tensor grad, {_INPUTS}{_OPTIONS}, bool[6] output_mask) -> ({_GRADIENTS})"
+)
+
+
+def linear_kl_disagreement(
+    student_features: Tensor,
+    student_weight: Tensor,
+    teacher_features: Tensor,
+    teacher_weight: Tensor | None = None,
+    *,
+    student_bias: Tensor | None = None,
+    teacher_bias: Tensor | None = None,
+    temperature: float = 1.0,
+    divergence: str = "forward",
+    reduction: str = "batchmean",
+    chunk_rows: int | None = None,
+) -> Tensor:
+    """Divergence between two linear classifiers, from their features: the ``[N, K]`` logits are never in memory.
+
+    Equivalent to::
+
+        student_logits = F.linear(student_features, student_weight, student_bias)
+        teacher_logits = F.linear(teacher_features, teacher_weight, teacher_bias)
+        kl_disagreement(student_logits, teacher_logits, temperature=T, divergence=divergence, reduction=reduction)
+
+    Args:
+        student_features: ``[..., D]``, float32, float64, float16 or bfloat16.
+        student_weight: ``[K, D]``, in the dtype of the features, as for ``F.linear``. Under autocast both are cast.
+        teacher_features: ``[..., D_t]``, with the leading shape of the student's; its dtype may be another. With
+            ``teacher_weight=None`` they are the teacher's logits, ``[..., K]``.
+        teacher_weight: ``[K, D_t]``.
+        student_bias: ``[K]``, in the dtype of the weight.
+        teacher_bias: ``[K]``; only with ``teacher_weight``.
+        temperature: as in ``kl_disagreement``, like ``divergence`` and ``reduction``.
+        divergence: ``"forward"``, ``"reverse"`` or ``"jensen_shannon"``.
+        reduction: ``"batchmean"``, ``"mean"``, ``"sum"`` or ``"none"``.
+        chunk_rows: rows whose logits exist at a time. If None, as many as make their logits a quarter of the weight
+            (``D / 4`` rows), or 2**20 elements if that is more.
+
+    Returns:
+        A scalar, or ``[...]`` for ``reduction="none"``, in float32, or float64 for float64 logits.
+
+    Gradients: to features, weights and biases of both sides, each alone or together, to any order in reverse mode. For
+    a scalar loss they are computed in the forward, which then takes most of the time of a step: evaluate under
+    ``torch.no_grad()``. For ``reduction="none"``, under ``torch.func`` and in a second backward through one graph the
+    backward computes the logits again. ``vmap`` runs its elements one after the other.
+
+    Memory: the gradients, those of weights and biases in float32 for half precision, and three or four chunks of
+    logits; for half precision besides 4096 rows of a weight. Second derivatives are in plain PyTorch and hold all
+    logits.
+
+    Errors: ``TypeError`` and ``ValueError`` name the argument.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015, section 2, for the divergence.
+    """
+    # In the order of the operator.
+    flat: list[Any] = _check_heads(
+        (student_features, student_weight, student_bias, teacher_features, teacher_weight, teacher_bias)
+    )
+    _checks.one_of("divergence", divergence, DIVERGENCES)
+    _checks.one_of("reduction", reduction, REDUCTIONS)
+    temperature = _checks.positive("temperature", temperature)
+    if isinstance(chunk_rows, (bool, float)) or (chunk_rows is not None and chunk_rows < 1):
+        raise ValueError(f"chunk_rows must be a positive whole number or None, got {chunk_rows!r}")
+
+    lead, classes = student_features.shape[:-1], student_weight.shape[0]
+    for k in (0, 3):
+        if len(lead) != 1:
+            flat[k] = flat[k].reshape(-1, flat[k].shape[-1])
+    per_sample = reduction == "none"
+    ahead = torch.is_grad_enabled() and not per_sample and not transforms_active()
+    loss, *_ = _forward(
+        *flat,
+        temperature,
+        divergence,
+        per_sample,
+        reduction_divisor(torch.Size([*lead, classes]), reduction),
+        chunk_rows or 0,
+        [ahead and tensor is not None and tensor.requires_grad for tensor in flat],
+    )
+    return loss.reshape(lead) if per_sample and len(lead) != 1 else loss
+
+
+def _check_heads(inputs: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+    """The inputs as autocast would have them."""
+    student: Any = inputs[0]
+    classes: int | None = None
+    checked: list[Tensor | None] = []
+    for side, (features, weight, bias) in (("student", inputs[:3]), ("teacher", inputs[3:])):
+        _checks.floating_tensor(f"{side}_features", features)
+        assert features is not None
+        if features.dim() == 0 or features.shape[:-1] != student.shape[:-1]:
+            like = "" if side == "student" else f" with the leading shape of student_features, {list(student.shape)}"
+            raise ValueError(f"{side}_features must have shape [..., D]{like}, got {list(features.shape)}")
+        if weight is None and side == "teacher":
+            if bias is not None:
+                raise ValueError("teacher_bias is used only with teacher_weight, got teacher_weight=None")
+            if features.shape[-1] != classes:
+                raise ValueError(
+                    f"teacher_features without teacher_weight are logits of {classes} classes, as student_weight has, "
+                    f"got shape {list(features.shape)}"
+                )
+        else:
+            _checks.floating_tensor(f"{side}_weight", weight)
+            assert weight is not None
+            if weight.dim() != 2 or weight.shape[1] != features.shape[-1] or classes not in (None, weight.shape[0]):
+                wanted = f"[{classes or 'K'}, {features.shape[-1]}]"
+                raise ValueError(f"{side}_weight must have shape {wanted}, got {list(weight.shape)}")
+            if weight.shape[0] == 0:
+                raise ValueError(f"{side}_weight must have shape [K, D] with K >= 1, got {list(weight.shape)}")
+            classes = weight.shape[0]
+        if bias is not None:
+            _checks.floating_tensor(f"{side}_bias", bias)
+            if bias.shape != (classes,):
+                raise ValueError(f"{side}_bias must have shape [{classes}], got {list(bias.shape)}")
+        checked += _check_head(side, student.device, features, weight, bias)
+    return checked
+
+
+def _check_head(
+    side: str, device: torch.device, features: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> list[Tensor | None]:
+    tensors = {"features": features, "weight": weight, "bias": bias}
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{side}_{name} must be on the device of student_features, {device}, got {tensor.device}")
+    if weight is not None and torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+        return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors.values()]
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype != features.dtype:
+            raise TypeError(
+                f"{side}_{name} must have the dtype of {side}_features, {features.dtype}, got {tensor.dtype}"
+            )
+    return list(tensors.values())
+
+
+class _Head:
+    """One side: its logits for some rows, and its gradients, summed up as the rows come."""
+
+    def __init__(self, features: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+        self.features, self.weight, self.bias = features, weight, bias
+        self.gradients: list[Tensor] = []
+
+    def logits(self, rows: slice) -> Tensor:
+        if self.weight is None:
+            return self.features[rows]
+        return F.linear(self.features[rows], self.weight, self.bias)
+
+    def ask_for(self, mask: list[bool], dtype: torch.dtype) -> None:
+        self.gradients = _empty_gradients((self.features, self.weight, self.bias), mask, dtype)
+        for gradient in self.gradients[1:]:
+            gradient.zero_()
+
+    def add(self, grad_logits: Tensor, rows: slice) -> None:
+        grad_features, grad_weight, grad_bias = self.gradients
+        grad_logits = grad_logits.to(self.features.dtype)
+        if grad_features.dim() == 2:
+            if self.weight is None:
+                grad_features[rows] = grad_logits
+            else:
+                torch.mm(grad_logits, self.weight, out=grad_features[rows])
+        if grad_weight.dim() == 2:
+            if grad_weight.dtype == grad_logits.dtype:
+                grad_weight.addmm_(grad_logits.t(), self.features[rows])
+            else:
+                for k in range(0, grad_weight.shape[0], CLASS_BLOCK):
+                    block = slice(k, k + CLASS_BLOCK)
+                    grad_weight[block] += torch.mm(grad_logits[:, block].t(), self.features[rows])
+        if grad_bias.numel() > 0:
+            grad_bias += grad_logits.sum(0, dtype=grad_bias.dtype)
+
+
+def _empty_gradients(
+    tensors: tuple[Tensor | None, ...], mask: list[bool], dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Gradients of features, weight and bias, for one side or for both; ``dtype`` is that of all but the features."""
+    like: Any = tensors[0]
+    return [
+        like.new_empty([0])
+        if tensor is None or not wanted
+        else torch.empty_like(
+            tensor, dtype=tensor.dtype if k % 3 == 0 else dtype, memory_format=torch.contiguous_format
+        )
+        for k, (tensor, wanted) in enumerate(zip(tensors, mask, strict=True))
+    ]
+
+
+def _arithmetic_dtype(inputs: tuple[Tensor | None, ...]) -> torch.dtype:
+    doubles = any(tensor is not None and tensor.dtype == torch.float64 for tensor in inputs)
+    return torch.float64 if doubles else torch.float32
+
+
+def _chunks(rows: int, width: int, classes: int, chunk_rows: int) -> Iterator[slice]:
+    step = chunk_rows or max(width // 4, LEAST_CHUNK_LOGITS // classes, 1)
+    return (slice(begin, min(begin + step, rows)) for begin in range(0, rows, step))
+
+
+def _run(inputs: tuple[Any, ...], options: tuple[Any, ...], grad: Tensor | None, mask: list[bool]) -> list[Tensor]:
+    """The losses of the rows, and the gradients asked for: of the rows' sum, weighted by ``grad`` ``[N]`` if given."""
+    temperature, divergence, _, _, chunk_rows = options
+    student, teacher = _Head(*inputs[:3]), _Head(*inputs[3:])
+    dtype, (rows, width) = _arithmetic_dtype(inputs), inputs[0].shape
+    losses = inputs[0].new_empty([rows], dtype=dtype)
+    sides = [any(mask[:3]), any(mask[3:])]
+    student.ask_for(mask[:3], dtype)
+    teacher.ask_for(mask[3:], dtype)
+    grad = losses.new_ones([1]).expand(rows) if grad is None else grad
+    forward, backward = torch.ops.hardfast.kl_disagreement, torch.ops.hardfast._kl_disagreement_backward
+    # The dtypes are settled: autocast must not look at the products of float32 weights' gradients.
+    with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
+        for chunk in _chunks(rows, width, inputs[1].shape[0], chunk_rows):
+            pair = student.logits(chunk), teacher.logits(chunk)
+            logits_dtype = torch.promote_types(pair[0].dtype, pair[1].dtype)
+            pair = pair[0].to(logits_dtype), pair[1].to(logits_dtype)
+            losses[chunk], row_stats = forward(*pair, temperature, divergence, 1, 1)
+            if not any(sides):
+                continue
+            grads = backward(grad[chunk], *pair, row_stats, temperature, divergence, 1, 1, sides)
+            del pair  # the products below need its memory
+            for head, grad_logits, wanted in zip((student, teacher), grads, sides, strict=True):
+                if wanted:
+                    head.add(grad_logits, chunk)
+            del grads, grad_logits
+    return [losses, *student.gradients, *teacher.gradients]
+
+
+def _linear_kl(*args: Any) -> tuple[Tensor, ...]:
+    inputs, options, mask = args[:6], args[6:11], args[11]
+    losses, *gradients = _run(inputs, options, None, mask)
+    _, _, per_sample, divisor, _ = options
+    loss = losses if per_sample else (losses.sum(dtype=torch.float64) / divisor).to(losses.dtype)
+    return loss, *gradients
+
+
+def _linear_kl_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    inputs, options, mask = args[:6], args[6:11], args[11]
+    _, _, per_sample, divisor, _ = options
+    gradients = _run(inputs, options, grad if per_sample else None, mask)[1:]
+    return _scaled(gradients, inputs, None if per_sample else grad / divisor)
+
+
+def _scaled(gradients: Sequence[Tensor], inputs: Sequence[Any], scale: Tensor | None) -> tuple[Tensor, ...]:
+    """The gradients in the dtypes of the inputs, multiplied in place: rounding to half precision comes last."""
+    return tuple(
+        gradient if tensor is None else (gradient if scale is None else gradient.mul_(scale)).to(tensor.dtype)
+        for gradient, tensor in zip(gradients, inputs, strict=True)
+    )
+
+
+# In Python on every device: what is computed is PyTorch's matrix products and the kernels of kl_disagreement.
+LIBRARY.impl("linear_kl_disagreement", _linear_kl, "CompositeExplicitAutograd")
+LIBRARY.impl("_linear_kl_disagreement_backward", _linear_kl_backward, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("hardfast::linear_kl_disagreement", lib=LIBRARY)
+def _fake(*args: Any) -> tuple[Tensor, ...]:
+    inputs, dtype, per_sample, mask = args[:6], _arithmetic_dtype(args[:6]), args[8], args[11]
+    loss = inputs[0].new_empty([inputs[0].shape[0]] if per_sample else [], dtype=dtype)
+    return loss, *_empty_gradients(inputs[:3], mask[:3], dtype), *_empty_gradients(inputs[3:], mask[3:], dtype)
+
+
+@torch.library.register_fake("hardfast::_linear_kl_disagreement_backward", lib=LIBRARY)
+def _fake_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    inputs, mask = args[:6], args[11]
+    return *_empty_gradients(inputs[:3], mask[:3]), *_empty_gradients(inputs[3:], mask[3:])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:6])
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.options, ctx.mask = inputs[6:11], inputs[11]
+    # Not among the saved tensors: the first backward hands these buffers out, scaled in place, and a second one
+    # computes its own. A copy would double the memory of the largest gradients.
+    ctx.gradients = output[1:] if any(ctx.mask) else None
+
+
+def _autograd(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    constant = (None,) * 6
+    wanted = list(ctx.needs_input_grad[:6])
+    if grad is None or not any(wanted):
+        return (None,) * 6 + constant
+    inputs = ctx.saved_tensors
+    at_hand = ctx.gradients is not None and all(has for has, needs in zip(ctx.mask, wanted, strict=True) if needs)
+    if at_hand and not torch.is_grad_enabled():
+        grads = _scaled(ctx.gradients, inputs, grad / ctx.options[3])
+        ctx.gradients = None
+    else:
+        grads = _backward(grad, *inputs, *ctx.options, wanted)
+    return *(g if needs else None for g, needs in zip(grads, wanted, strict=True)), *constant
+
+
+def _setup_context_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:7])
+    ctx.options, ctx.mask = inputs[7:12], inputs[12]
+
+
+def _double_autograd(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    tensors = ctx.saved_tensors
+    given = [k for k, tensor in enumerate(tensors) if tensor is not None]
+
+    def gradients(*values: Tensor) -> tuple[Tensor, ...]:
+        arguments: list[Any] = [None] * 7
+        for k, value in zip(given, values, strict=True):
+            arguments[k] = value
+        return _reference_backward(arguments, ctx.options, ctx.mask)
+
+    second = torch.func.vjp(gradients, *(tensors[k] for k in given))[1](grads)
+    result: list[Any] = [None] * 13
+    for k, value in zip(given, second, strict=True):
+        result[k] = value
+    return tuple(result)
+
+
+def _reference_backward(arguments: list[Any], options: tuple[Any, ...], mask: list[bool]) -> tuple[Tensor, ...]:
+    grad, *inputs = arguments
+    temperature, divergence, per_sample, divisor, _ = options
+    given = [k for k, tensor in enumerate(inputs) if tensor is not None]
+
+    def loss(*values: Tensor) -> Tensor:
+        tensors: list[Any] = [None] * 6
+        for k, value in zip(given, values, strict=True):
+            tensors[k] = value
+        losses = reference.linear_kl_disagreement(
+            tensors[0], tensors[1], tensors[3], tensors[4], student_bias=tensors[2], teacher_bias=tensors[5],
+            temperature=temperature, divergence=divergence, reduction="none",
+        )  # fmt: skip
+        return losses if per_sample else losses.sum() / divisor
+
+    values = torch.func.vjp(loss, *(inputs[k] for k in given))[1](grad)
+    empty = inputs[0].new_empty(0)
+    by_position = dict(zip(given, values, strict=True))
+    return tuple(by_position[k] if mask[k] and k in by_position else empty for k in range(6))
+
+
+def _one_by_one(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    results = [
+        op(*(a if dim is None else a.select(dim, k) for a, dim in zip(args, in_dims, strict=True)))
+        for k in range(info.batch_size)
+    ]
+    stacked = tuple(torch.stack(column) for column in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _flat_dims(in_dims: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The last argument is a list of flags, and so is its entry."""
+    return *in_dims[:-1], None
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    return _one_by_one(_forward, info, _flat_dims(in_dims), args)
+
+
+def _vmap_backward(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    return _one_by_one(_backward, info, _flat_dims(in_dims), args)
+
+
+_forward = differentiable("linear_kl_disagreement", setup_context=_setup_context, backward=_autograd, vmap=_vmap)
+_backward = differentiable(
+    "_linear_kl_disagreement_backward",
+    setup_context=_setup_context_backward,
+    backward=_double_autograd,
+    vmap=_vmap_backward,
+)
