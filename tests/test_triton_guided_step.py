@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from interpreter import assert_passes_interpreted
 
 TESTS = Path(__file__).parent / "test_guided_step.py"
 # What reaches every branch of the kernels; `HARDFAST_BACKEND=triton TRITON_INTERPRET=1` runs all, in minutes.
@@ -25,15 +23,4 @@ SELECTED = [
 
 def test_in_the_interpreter():
     pytest.importorskip("triton")
-    environment = {key: value for key, value in os.environ.items() if key != "HARDFAST_REQUIRE"}
-    environment |= {"HARDFAST_BACKEND": "triton", "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    result = subprocess.run(
-        [*command, *(f"{TESTS}::{name}" for name in SELECTED)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert "plain PyTorch" not in result.stdout
+    assert_passes_interpreted(*(f"{TESTS}::{name}" for name in SELECTED))

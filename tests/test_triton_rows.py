@@ -1,19 +1,15 @@
-"""Triton kernels of the ops on rows of logits, through Triton's interpreter and through its compiler.
-
-The interpreter is chosen when Triton is imported, so its tests run in a pytest of their own.
-"""
+"""Triton kernels of the ops on rows of logits, through Triton's interpreter and through its compiler."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
 import torch
+from interpreter import assert_passes_interpreted
 from row_losses import random_rows, value_and_gradients
 from torch import Tensor
 
@@ -22,7 +18,6 @@ from hardfast.testing import assert_as_exact
 
 triton = pytest.importorskip("triton", reason="needs the triton package")
 
-INTERPRETED = {"TRITON_INTERPRET": "1", "HARDFAST_BACKEND": "triton"}
 KL_OPTIONS = [
     {},
     {"temperature": 2.5},
@@ -60,14 +55,7 @@ def with_ignored(op: str, labels: Tensor, options: dict[str, object]) -> Tensor:
 if os.environ.get("TRITON_INTERPRET") != "1":
 
     def test_the_interpreted_kernels():
-        result = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning", __file__],
-            env=os.environ | INTERPRETED,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert_passes_interpreted(__file__)
 
     @pytest.mark.parametrize(
         ("module", "kernel", "constants"),
