@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from bench.cases import Case, all_cases
+from bench.cases import Case, Function, all_cases
+from bench.memory import peak_bytes
 from bench.timing import Timing, time_alternating
 from hardfast import __version__, _native
 
@@ -21,10 +22,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--memory", action="store_true", help="peak memory beside what the inputs take, in place of times"
+    )
     parser.add_argument("--json", type=Path, help="write machine, versions and rows to this file")
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
+    if args.memory:
+        return print_memory([case for case in all_cases() if args.filter in case.name], compiled=not args.no_compile)
     rows, missed = [], []
     print(f"{'case':44}{'hardfast ms':>13}{'eager ms':>12}{'compiled ms':>13}{'/ eager':>9}{'/ compiled':>12}  floors")
     for case in all_cases():
@@ -57,12 +63,34 @@ def main() -> int:
     return 1 if missed else 0
 
 
+def print_memory(cases: list[Case], compiled: bool) -> int:
+    print(f"{'case':44}{'inputs MiB':>12}{'hardfast MiB':>14}{'eager MiB':>12}{'compiled MiB':>14}{'/ eager':>9}")
+    for case in cases:
+        peaks = {}
+        for name, function in implementations(case, compiled).items():
+            run = case.runner(function)
+            run()
+            peaks[name] = peak_bytes(run) / 2**20
+        inputs = sum(x.numel() * x.element_size() for x in case.inputs) / 2**20
+        print(
+            f"{case.name:44}{inputs:12.1f}{peaks['hardfast']:14.1f}{peaks['eager']:12.1f}"
+            f"{peaks.get('compiled', float('nan')):14.1f}{peaks['eager'] / peaks['hardfast']:8.2f}x",
+            flush=True,
+        )
+    return 0
+
+
 def measure(case: Case, rounds: int, compiled: bool) -> dict[str, Timing]:
+    functions = implementations(case, compiled)
+    return time_alternating({name: case.runner(function) for name, function in functions.items()}, rounds=rounds)
+
+
+def implementations(case: Case, compiled: bool) -> dict[str, Function]:
     functions = {"hardfast": case.ours, "eager": case.eager}
     if compiled:
         torch.compiler.reset()
         functions["compiled"] = torch.compile(case.eager)
-    return time_alternating({name: case.runner(function) for name, function in functions.items()}, rounds=rounds)
+    return functions
 
 
 def print_row(case: Case, timings: dict[str, Timing], ratios: dict[str, float], below: bool) -> None:

@@ -9,9 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hardfast.ops import affine_warp, confidence_disagreement, distillation_loss, kl_disagreement
+from hardfast.ops import (
+    affine_warp,
+    confidence_disagreement,
+    distillation_loss,
+    guided_step,
+    kl_disagreement,
+    linear_kl_disagreement,
+)
 
-Function = Callable[[Tensor, Tensor], Tensor]
+Function = Callable[..., "Tensor | tuple[Tensor, ...]"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +28,8 @@ class Case:
     op: str
     size: str
     pass_name: str  # forward | parameters | all
-    inputs: tuple[Tensor, Tensor]
-    differentiable: tuple[bool, bool]
+    inputs: tuple[Tensor, ...]
+    differentiable: tuple[bool, ...]
     ours: Function
     eager: Function
     floors: dict[str, float]
@@ -40,8 +47,9 @@ class Case:
         wanted = [x for x in inputs if x.requires_grad]
         if not wanted:
             return lambda: function(*inputs)
-        grad = torch.randn_like(function(*inputs))
-        return lambda: torch.autograd.grad(function(*inputs), wanted, grad)
+        outputs = function(*inputs)
+        grads = [torch.randn_like(x) for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        return lambda: torch.autograd.grad(function(*inputs), wanted, grads)
 
 
 def eager_warp(image: Tensor, theta: Tensor) -> Tensor:
@@ -138,5 +146,66 @@ def labelled_cases() -> list[Case]:
     return cases
 
 
+def eager_linear_kl(
+    student_features: Tensor, student_weight: Tensor, teacher_features: Tensor, teacher_weight: Tensor
+) -> Tensor:
+    return eager_kl(F.linear(student_features, student_weight), F.linear(teacher_features, teacher_weight))
+
+
+def our_linear_kl(
+    student_features: Tensor, student_weight: Tensor, teacher_features: Tensor, teacher_weight: Tensor
+) -> Tensor:
+    return linear_kl_disagreement(student_features, student_weight, teacher_features, teacher_weight, temperature=2.0)
+
+
+def linear_cases() -> list[Case]:
+    """Two classifier heads: one trained, neither (gradients to the features alone), or both."""
+    passes = {"features": (True, False, True, False), "parameters": (True, True, False, False), "all": (True,) * 4}
+    cases = []
+    for rows, width, classes in [(1024, 512, 32000), (128, 64, 10000)]:
+        generator = torch.Generator().manual_seed(0)
+        features = [torch.randn(rows, width, generator=generator) for _ in range(2)]
+        weights = [torch.randn(classes, width, generator=generator) / width**0.5 for _ in range(2)]
+        inputs = (features[0], weights[0], features[1], weights[1])
+        cases += [
+            Case(
+                "linear_kl_disagreement",
+                f"{rows}x{width}->{classes}",
+                name,
+                inputs,
+                differentiable,
+                our_linear_kl,
+                eager_linear_kl,
+                {},
+            )
+            for name, differentiable in passes.items()
+        ]
+    return cases
+
+
+def eager_guided_step(latents: Tensor, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = 0.3, 0.4
+    epsilon = uncond + 7.5 * (cond - uncond)
+    clean = ((latents - (1 - a) ** 0.5 * epsilon) / a**0.5).clamp(-1.0, 1.0)
+    return b**0.5 * clean + (1 - b) ** 0.5 * epsilon, clean
+
+
+def our_guided_step(latents: Tensor, cond: Tensor, uncond: Tensor) -> tuple[Tensor, Tensor]:
+    return guided_step(latents, cond, uncond, alpha_bar=0.3, alpha_bar_next=0.4, guidance_scale=7.5, clip_range=1.0)
+
+
+def guided_step_cases() -> list[Case]:
+    cases = []
+    for shape in [(4, 4, 64, 64), (64, 4, 64, 64), (32, 3, 256, 256)]:
+        generator = torch.Generator().manual_seed(0)
+        inputs = tuple(torch.randn(shape, generator=generator) for _ in range(3))
+        for name, differentiable in {"forward": (False,) * 3, "all": (True,) * 3}.items():
+            size = "x".join(map(str, shape))
+            cases.append(
+                Case("guided_step", size, name, inputs, differentiable, our_guided_step, eager_guided_step, {})
+            )
+    return cases
+
+
 def all_cases() -> list[Case]:
-    return warp_cases() + kl_cases() + labelled_cases()
+    return warp_cases() + kl_cases() + labelled_cases() + linear_cases() + guided_step_cases()

@@ -11,6 +11,7 @@ import torch
 
 from bench.__main__ import main
 from bench.cases import all_cases
+from bench.memory import peak_bytes
 from bench.timing import time_alternating
 
 
@@ -20,6 +21,19 @@ from bench.timing import time_alternating
 def test_every_case_compares_equal_results(case):
     ours = case.ours(*case.inputs)
     torch.testing.assert_close(ours, case.eager(*case.inputs), rtol=1e-4, atol=1e-3)
+
+
+def test_peak_memory_is_that_of_the_worst_moment(monkeypatch, capsys):
+    def call():
+        for _ in range(3):
+            torch.empty(1 << 20)
+        return torch.empty(1 << 18)
+
+    assert peak_bytes(call) == 1 << 22
+    monkeypatch.setattr(sys, "argv", ["bench", "--memory", "--no-compile", "--filter", "128x64->10000 all"])
+    assert main() == 0
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(row[4]) < float(row[5])
 
 
 def test_timings_are_medians_of_alternating_rounds():

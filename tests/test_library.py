@@ -30,6 +30,11 @@ def test_the_ops_run_compiled_here():
     assert table["affine_warp"]["cpu"] == "_ops_cpu"
     assert table["kl_disagreement"]["cpu"] == "_ops_cpu"
     assert table["kl_disagreement"]["cuda"] == "triton"
+    assert table["guided_step"]["cpu"] == "_ops_cpu"
+    assert table["linear_kl_disagreement"] == {
+        "cpu": "kl_disagreement on _ops_cpu",
+        "cuda": "kl_disagreement on triton",
+    }
 
 
 def test_without_the_library_plain_pytorch_serves_with_one_warning():

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
-from torch.profiler import ProfilerActivity, profile
 
+from bench.memory import peak_bytes
 from hardfast import reference
 from hardfast.ops import kl_disagreement, linear_kl_disagreement
 from hardfast.testing import assert_as_exact
@@ -292,13 +292,7 @@ def test_the_logits_are_never_in_memory(trained):
     rows, width, classes = 512, 32, 4000
     tensors = random_heads(rows, width, width, classes, torch.float32)
     wanted = [x.requires_grad_() for name, x in tensors.items() if name.endswith(trained)]
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        torch.autograd.grad(linear_kl_disagreement(**tensors, chunk_rows=16), wanted)
-    live = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
+    peak = peak_bytes(lambda: torch.autograd.grad(linear_kl_disagreement(**tensors, chunk_rows=16), wanted))
     gradients = sum(x.numel() for x in wanted) * 4
     assert gradients <= peak <= gradients + 4.5 * 16 * classes * 4
 

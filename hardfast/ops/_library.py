@@ -26,6 +26,8 @@ BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
     "distillation_loss": ROW_BACKENDS,
     "guided_step": ROW_BACKENDS,
 }
+#: Ops made of PyTorch's own and of another op's kernels: they run on whatever that one does.
+COMPOSED: dict[str, str] = {"linear_kl_disagreement": "kl_disagreement"}
 REQUIREMENTS = ("cpu", "cuda", "triton")
 OVERRIDES = ("", "triton", "reference")
 
@@ -152,4 +154,6 @@ def backends() -> dict[str, dict[str, str]]:
         for device in ("cpu", "cuda"):
             name, reasons = _choice(op, device)
             table[op][device] = (name or "plain PyTorch") + (f" ({'; '.join(reasons)})" if reasons else "")
+    for op, basis in COMPOSED.items():
+        table[op] = {device: f"{basis} on {choice}" for device, choice in table[basis].items()}
     return table
