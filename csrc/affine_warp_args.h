@@ -5,6 +5,12 @@
 
 namespace hardfast {
 
+inline void check_supported(const std::optional<Tensor>& color, const std::vector<int64_t>& samples,
+                            const std::string& mode) {
+  STD_TORCH_CHECK(!color && samples.at(0) == 1 && samples.at(1) == 1 && mode != "bicubic",
+                  "affine_warp has no color, antialias or bicubic mode yet");
+}
+
 inline AffineWarpParams affine_warp_params(const Tensor& image, const Tensor& theta, const std::optional<Tensor>& fill,
                                            int64_t out_height, int64_t out_width, const std::string& mode,
                                            const std::string& padding_mode, bool align_corners) {

@@ -26,8 +26,10 @@ void check_grid(const AffineWarpParams& p) {
 }
 
 Tensor affine_warp(const Tensor& image, const Tensor& theta, const std::optional<Tensor>& fill,
-                   const std::vector<int64_t>& size, const std::string& mode, const std::string& padding_mode,
+                   const std::optional<Tensor>& color, const std::vector<int64_t>& size,
+                   const std::vector<int64_t>& samples, const std::string& mode, const std::string& padding_mode,
                    bool align_corners) {
+  check_supported(color, samples, mode);
   const torch::stable::accelerator::DeviceGuard guard(image.get_device_index());
   AffineWarpParams p =
       affine_warp_params(image, theta, fill, size.at(0), size.at(1), mode, padding_mode, align_corners);
@@ -44,10 +46,14 @@ Tensor zeros(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
   return torch::stable::zero_(tensor);
 }
 
-std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor& image, const Tensor& theta,
-                                                const std::optional<Tensor>& fill, const std::string& mode,
-                                                const std::string& padding_mode, bool align_corners,
-                                                const std::vector<bool>& output_mask) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> affine_warp_backward(
+    const Tensor& grad, const Tensor& image, const Tensor& theta, const std::optional<Tensor>& fill,
+    const std::optional<Tensor>& color, const std::vector<int64_t>& samples, const std::string& mode,
+    const std::string& padding_mode, bool align_corners, const std::vector<bool>& output_mask) {
+  check_supported(color, samples, mode);
+  STD_TORCH_CHECK(!output_mask.at(2), "affine_warp has no gradient to fill yet");
+  const Tensor grad_fill = empty_vector(theta, {0}, theta.scalar_type());
+  const Tensor grad_color = empty_vector(theta, {0}, theta.scalar_type());
   const torch::stable::accelerator::DeviceGuard guard(image.get_device_index());
   AffineWarpParams p =
       affine_warp_params(image, theta, fill, grad.size(2), grad.size(3), mode, padding_mode, align_corners);
@@ -74,16 +80,16 @@ std::tuple<Tensor, Tensor> affine_warp_backward(const Tensor& grad, const Tensor
 
   Tensor grad_theta = empty_vector(
       theta, output_mask.at(1) ? std::vector<int64_t>{p.batch, 2, 3} : std::vector<int64_t>{0}, theta.scalar_type());
-  if (!output_mask.at(1) || p.batch == 0) return {grad_image, grad_theta};
+  if (!output_mask.at(1) || p.batch == 0) return {grad_image, grad_theta, grad_fill, grad_color};
   if (p.mode == Mode::kNearest || grad.numel() == 0) {
     torch::stable::zero_(grad_theta);
-    return {grad_image, grad_theta};
+    return {grad_image, grad_theta, grad_fill, grad_color};
   }
   const Tensor sums = empty_vector(theta, {p.batch * affine_warp_blocks(p), 6}, ScalarType::Double);
   p.grad_theta = grad_theta.mutable_data_ptr();
   p.grad_theta_sums = static_cast<double*>(sums.mutable_data_ptr());
   check(launch_affine_warp_grad_theta(p, stream), p);
-  return {grad_image, grad_theta};
+  return {grad_image, grad_theta, grad_fill, grad_color};
 }
 
 }  // namespace

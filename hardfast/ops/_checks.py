@@ -55,11 +55,13 @@ def inspectable(value: Tensor) -> bool:
     return type(value) in (Tensor, torch.nn.Parameter)  # others may hold no data: fake tensors
 
 
-def finite(name: str, value: Tensor) -> None:
-    """Raises on NaN and infinity in a small CPU tensor.
+def finite(name: str, value: Tensor, at_most: int | None = None) -> None:
+    """Raises on NaN and infinity in a CPU tensor, unless it has more than ``at_most`` numbers.
 
     Elsewhere the check would cost a device synchronisation or break a traced graph: there a kernel gives such
     values a defined meaning instead.
     """
-    if inspectable(value) and not bool(torch.isfinite(value.detach()).all()):
+    if not inspectable(value) or (at_most is not None and value.numel() > at_most):
+        return
+    if not bool(torch.isfinite(value.detach()).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity in {value.detach()}")

@@ -17,10 +17,13 @@ LIBRARY = torch.library.Library("hardfast", "DEF")
 
 #: The back ends of every op, per device type, best first: a compiled library, or Triton. The first that is usable
 #: serves; where none is, the reference in plain PyTorch does, with one warning that says why.
-WARP_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda",)}
+WARP_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ()}
 ROW_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("triton",)}
 BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "affine_warp": WARP_BACKENDS,
+    "affine_warp": {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda",)},
+    "projective_warp": WARP_BACKENDS,
+    "flow_warp": WARP_BACKENDS,
+    "thin_plate_warp": WARP_BACKENDS,
     "kl_disagreement": ROW_BACKENDS,
     "confidence_disagreement": ROW_BACKENDS,
     "distillation_loss": ROW_BACKENDS,
@@ -72,7 +75,8 @@ def load_backends() -> None:
 
 
 def _load(name: str) -> str | None:
-    path = Path(__file__).resolve().parent.parent / f"{name}.so"
+    folder = os.environ.get("HARDFAST_LIBRARY_DIR")  # for another build of them, such as that with sanitizers
+    path = (Path(folder) if folder else Path(__file__).resolve().parent.parent) / f"{name}.so"
     if _override():
         return f"HARDFAST_BACKEND={_override()}"
     if name == "_ops_cuda" and torch.version.cuda is None:
