@@ -7,19 +7,19 @@ namespace hardfast {
 
 #define HARDFAST_DECLARE(isa)                                                 \
   namespace isa {                                                             \
-  extern const AffineWarpKernels affine_warp_kernels;                         \
+  extern const WarpKernels warp_kernels;                                      \
   extern const KlDisagreementKernels kl_disagreement_kernels;                 \
   extern const ConfidenceDisagreementKernels confidence_disagreement_kernels; \
   extern const DistillationLossKernels distillation_loss_kernels;             \
   extern const GuidedStepKernels guided_step_kernels;                         \
   }
-#define HARDFAST_KERNELS(name, isa)                                                                     \
-  CpuKernels {                                                                                          \
-    name, isa::affine_warp_kernels, isa::kl_disagreement_kernels, isa::confidence_disagreement_kernels, \
-        isa::distillation_loss_kernels, isa::guided_step_kernels                                        \
+#define HARDFAST_KERNELS(name, isa)                                                              \
+  CpuKernels {                                                                                   \
+    name, isa::warp_kernels, isa::kl_disagreement_kernels, isa::confidence_disagreement_kernels, \
+        isa::distillation_loss_kernels, isa::guided_step_kernels                                 \
   }
 
-#if defined(__x86_64__)
+#if defined(HARDFAST_X86_64_LEVELS)
 
 HARDFAST_DECLARE(x86_64_v2)
 HARDFAST_DECLARE(x86_64_v3)

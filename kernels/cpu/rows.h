@@ -30,6 +30,7 @@ inline const float* row_as(DType dtype, const void* data, std::int64_t offset, s
   switch (dtype) {
     case DType::kFloat16: widen_row(static_cast<const Half*>(data) + offset, stride, n, buffer); break;
     case DType::kBFloat16: widen_row(static_cast<const BFloat16*>(data) + offset, stride, n, buffer); break;
+    case DType::kUInt8: widen_row(static_cast<const std::uint8_t*>(data) + offset, stride, n, buffer); break;
     default: {
       const float* source = static_cast<const float*>(data) + offset;
       if (stride == 1) return source;
@@ -59,6 +60,7 @@ inline double* row_target(DType /*dtype*/, void* data, std::int64_t offset, doub
 inline void commit_row(DType dtype, void* data, std::int64_t offset, const float* row, std::int64_t n) {
   if (dtype == DType::kFloat16) narrow_row(row, n, static_cast<Half*>(data) + offset);
   if (dtype == DType::kBFloat16) narrow_row(row, n, static_cast<BFloat16*>(data) + offset);
+  if (dtype == DType::kUInt8) narrow_row(row, n, static_cast<std::uint8_t*>(data) + offset);
 }
 
 inline void commit_row(DType /*dtype*/, void* /*data*/, std::int64_t /*offset*/, const double* /*row*/,
@@ -120,7 +122,7 @@ template <typename T>
 inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& block, std::int64_t offset,
                         std::int64_t n, T* rows, T* pixels) {
   offset += block.first * view.channel;
-  const bool converts = block.dtype == DType::kFloat16 || block.dtype == DType::kBFloat16;
+  const bool converts = block.dtype != DType::kFloat32 && block.dtype != DType::kFloat64;
   if (is_interleaved(view, block.channels) && (!converts || block.channels <= 4)) {
     // One widened run of all channels; each pixel is then one load. The last ones would read past the run.
     const std::int64_t run = (n - 1) * block.channels + block.lanes;

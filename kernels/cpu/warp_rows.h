@@ -8,17 +8,29 @@
 
 HARDFAST_BEGIN
 
-// Positions along an output row, in pixels of the window: x + k * step_x, y + k * step_y.
-template <typename T>
-struct RowPositions {
-  T x, step_x, y, step_y;
+// Positions along an output row, in pixels of the window: on a line. In double like all positions, for a float32 one
+// is rounded by a millionth of a pixel and more, which is most of the error of a gradient to the map.
+struct LinePositions {
+  double start_x, step_x, start_y, step_y;
+
+  HARDFAST_HD double x(std::int32_t k) const { return start_x + static_cast<double>(k) * step_x; }
+  HARDFAST_HD double y(std::int32_t k) const { return start_y + static_cast<double>(k) * step_y; }
+};
+
+// The same, one by one, from where the first are counted.
+struct ListedPositions {
+  const double *xs, *ys;
+  double shift_x, shift_y;
+
+  HARDFAST_HD double x(std::int32_t k) const { return xs[k] + shift_x; }
+  HARDFAST_HD double y(std::int32_t k) const { return ys[k] + shift_y; }
 };
 
 // What positions are measured against.
-template <typename T>
 struct Frame {
-  Extent<T> x, y;      // of the image, counted from the window
-  T last_x, last_y;    // largest position whose four taps lie in the window
+  Extent<double> x, y;  // of the image, counted from the window
+  double first;         // smallest position whose taps lie in the window, and the largest ones
+  double last_x, last_y;
   std::int32_t pitch;  // pixels from one row of the window to the next
 };
 
@@ -29,39 +41,52 @@ struct Cell {
   T within;
 };
 
-template <bool kNearest, typename T>
-HARDFAST_HD Cell<T> split_cell(T position, T last) {
-  const T above = position > T(0) ? position : T(0);  // NaN becomes the first pixel, which is outside the image
-  const T clamped = above < last ? above : last;
+template <typename T, bool kNearest>
+HARDFAST_HD Cell<T> split_cell(double position, double first, double last) {
+  const double above = position > first ? position : first;  // NaN becomes the first
+  const double clamped = above < last ? above : last;
   if (kNearest) return {static_cast<std::int32_t>(__builtin_rint(clamped)), T(0)};
-  const std::int32_t first = static_cast<std::int32_t>(clamped);
-  return {first, clamped - static_cast<T>(first)};
+  const std::int32_t whole = static_cast<std::int32_t>(clamped);
+  return {whole, static_cast<T>(clamped - static_cast<double>(whole))};
 }
 
-// Fills ws.x, ws.y, ws.slope_* and ws.column with n cells; column is the pixel's index in the window. With
-// kKeepRow, column and row stay apart, for a "window" that is the whole image and may have no 32-bit index.
-template <typename Pad, bool kNearest, bool kKeepRow, typename T>
-inline void locate(const RowPositions<T> positions, std::int64_t n, const Frame<T> frame, Workspace<T>& ws) {
+// Fills ws.x, ws.y, ws.slope_* and ws.column with n cells; column is the pixel's index in the window.
+template <typename Pad, bool kNearest, typename T, typename Positions>
+inline void locate_cells(const Positions positions, std::int64_t n, const Frame frame, Workspace<T>& ws) {
   // Copies and restricted pointers: nothing that the loop reads can change under it, so it vectorises.
   T* __restrict x_within = ws.x, * __restrict y_within = ws.y;
   T* __restrict x_slope = ws.slope_x, * __restrict y_slope = ws.slope_y;
-  std::int32_t* __restrict columns = ws.column, * __restrict rows = ws.row;
+  std::int32_t* __restrict columns = ws.column;
   const std::int32_t count = static_cast<std::int32_t>(n);
 #pragma omp simd
   for (std::int32_t k = 0; k < count; ++k) {
-    const T step = static_cast<T>(k);
-    const Padded<T> x = Pad::apply(positions.x + step * positions.step_x, frame.x);
-    const Padded<T> y = Pad::apply(positions.y + step * positions.step_y, frame.y);
-    const Cell<T> column = split_cell<kNearest>(x.position, frame.last_x);
-    const Cell<T> row = split_cell<kNearest>(y.position, frame.last_y);
+    const Padded<double> x = Pad::apply(positions.x(k), frame.x);
+    const Padded<double> y = Pad::apply(positions.y(k), frame.y);
+    const Cell<T> column = split_cell<T, kNearest>(x.position, frame.first, frame.last_x);
+    const Cell<T> row = split_cell<T, kNearest>(y.position, frame.first, frame.last_y);
     x_within[k] = column.within;
     y_within[k] = row.within;
-    columns[k] = kKeepRow ? column.first : row.first * frame.pitch + column.first;
-    if (kKeepRow) rows[k] = row.first;
+    columns[k] = row.first * frame.pitch + column.first;
     if (Pad::kBends) {
-      x_slope[k] = x.slope;
-      y_slope[k] = y.slope;
+      x_slope[k] = static_cast<T>(x.slope);
+      y_slope[k] = static_cast<T>(y.slope);
     }
+  }
+}
+
+// One axis of cells anywhere in the image, from positions in double: the pixel, the place within, and the slope.
+template <typename Pad, bool kNearest, typename T>
+inline void locate_axis(const double* __restrict positions, std::int64_t n, const Extent<double> axis,
+                        std::int32_t* __restrict pixel, T* __restrict within, T* __restrict slope) {
+  for (std::int64_t k = 0; k < n; ++k) {
+    const Padded<double> padded = Pad::apply(positions[k], axis);
+    // Three pixels beyond either edge all taps lie outside, those of bicubic too. NaN goes there as well.
+    const double above = padded.position > -3.0 ? padded.position : -3.0;
+    const double clamped = above < axis.length + 2.0 ? above : axis.length + 2.0;
+    const double whole = kNearest ? __builtin_rint(clamped) : __builtin_floor(clamped);
+    pixel[k] = static_cast<std::int32_t>(whole);
+    within[k] = kNearest ? T(0) : static_cast<T>(clamped - whole);
+    slope[k] = static_cast<T>(padded.slope);
   }
 }
 
@@ -159,13 +184,13 @@ struct RowSumsVec {
   RowSums<T> total() const { return {sum4<T>(x), sum4<T>(x_times_k), sum4<T>(y), sum4<T>(y_times_k)}; }
 };
 
-// Gradient to the position; ws.pixels holds the gradient of the output, [n] pixels of four channels.
+// Gradient to the position; ws.grads holds the gradient of the output, [n] pixels of four channels.
 template <typename Pad, typename T>
-inline RowSums<T> grad_position_channels(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws) {
+inline RowSums<T> sum_grad_position_channels(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws) {
   const auto gradient = [&](std::int64_t k) __attribute__((always_inline)) {
     const Taps<Vec4<T>> taps = channel_taps(ws.window + 4 * std::int64_t{ws.column[k]}, pitch);
     PositionGradient<Vec4<T>> result =
-        grad_bilinear_position(taps, splat4(ws.x[k]), splat4(ws.y[k]), load4(ws.pixels + 4 * k));
+        grad_bilinear_position(taps, splat4(ws.x[k]), splat4(ws.y[k]), load4(ws.grads + 4 * k));
     if (Pad::kBends) {
       result.x *= splat4(ws.slope_x[k]);
       result.y *= splat4(ws.slope_y[k]);
@@ -183,15 +208,15 @@ inline RowSums<T> grad_position_channels(std::int64_t n, std::int64_t pitch, con
   return even.total();
 }
 
-// The same in tap layout; ws.pixels holds [n] values, and zeros up to a whole vector.
+// The same in tap layout; ws.grads holds [n] values, and zeros up to a whole vector.
 template <typename Pad, typename T>
-inline RowSums<T> grad_position_taps(std::int64_t n, const Workspace<T>& ws) {
+inline RowSums<T> sum_grad_position_taps(std::int64_t n, const Workspace<T>& ws) {
   RowSumsVec<T> sums;
   const Vec4<T> lane = {0, 1, 2, 3};
   for (std::int64_t k = 0; k < n; k += 4) {
     const Taps<Vec4<T>> taps = pixel_taps(ws.window, ws.column + k);
     PositionGradient<Vec4<T>> gradient =
-        grad_bilinear_position(taps, load4(ws.x + k), load4(ws.y + k), load4(ws.pixels + k));
+        grad_bilinear_position(taps, load4(ws.x + k), load4(ws.y + k), load4(ws.grads + k));
     if (Pad::kBends) {
       gradient.x *= load4(ws.slope_x + k);
       gradient.y *= load4(ws.slope_y + k);
@@ -201,17 +226,46 @@ inline RowSums<T> grad_position_taps(std::int64_t n, const Workspace<T>& ws) {
   return sums.total();
 }
 
+// Gradient to each position, summed over the channels, before the slope of the padding rule: ws.grad_x, ws.grad_y.
+template <typename T>
+inline void grad_position_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; k += 4) {
+    Vec4<T> x[4], y[4];
+    for (int i = 0; i < 4; ++i) {
+      const Taps<Vec4<T>> taps = channel_taps(ws.window + 4 * std::int64_t{ws.column[k + i]}, pitch);
+      const PositionGradient<Vec4<T>> gradient =
+          grad_bilinear_position(taps, splat4(ws.x[k + i]), splat4(ws.y[k + i]), load4(ws.grads + 4 * (k + i)));
+      x[i] = gradient.x;
+      y[i] = gradient.y;
+    }
+    transpose4(x[0], x[1], x[2], x[3]);
+    transpose4(y[0], y[1], y[2], y[3]);
+    store4(ws.grad_x + k, (x[0] + x[1]) + (x[2] + x[3]));
+    store4(ws.grad_y + k, (y[0] + y[1]) + (y[2] + y[3]));
+  }
+}
+
+template <typename T>
+inline void grad_position_taps(std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; k += 4) {
+    const PositionGradient<Vec4<T>> gradient = grad_bilinear_position(
+        pixel_taps(ws.window, ws.column + k), load4(ws.x + k), load4(ws.y + k), load4(ws.grads + k));
+    store4(ws.grad_x + k, gradient.x);
+    store4(ws.grad_y + k, gradient.y);
+  }
+}
+
 template <typename T>
 HARDFAST_HD void accumulate4(T* target, Vec4<T> value) {
   store4(target, load4(target) + value);
 }
 
-// Gradient to the window; ws.pixels holds the gradient of the output.
+// Gradient to the window; ws.grads holds the gradient of the output.
 template <bool kNearest, typename T>
 inline void scatter_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; ++k) {
     T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
-    const Vec4<T> grad = load4(ws.pixels + 4 * k);
+    const Vec4<T> grad = load4(ws.grads + 4 * k);
     if (kNearest) {
       accumulate4(cell, grad);
       continue;
@@ -227,7 +281,7 @@ inline void scatter_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& w
 template <bool kNearest, typename T>
 inline void scatter_taps(std::int64_t n, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; k += 4) {
-    const Vec4<T> grad = load4(ws.pixels + k);
+    const Vec4<T> grad = load4(ws.grads + k);
     Taps<Vec4<T>> taps{grad, Vec4<T>{}, Vec4<T>{}, Vec4<T>{}};
     if (!kNearest) taps = grad_bilinear_taps(load4(ws.x + k), load4(ws.y + k), grad);
     transpose4(taps.v00, taps.v01, taps.v10, taps.v11);

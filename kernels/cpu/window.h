@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "../math/padding.h"
 #include "rows.h"
 
 HARDFAST_BEGIN
@@ -26,16 +27,31 @@ struct Window {
 template <typename T>
 constexpr std::int64_t kWindowPixels = kWindowBytes / (4 * static_cast<std::int64_t>(sizeof(T)));
 
+constexpr std::int64_t kTilePositions = 128 * 128;  // of one tile, kept for all of its channels
+constexpr std::int64_t kControlLine = 1024;         // control values that a run of output pixels lies between
+
 // Scratch of one thread, allocated at its first use and kept.
 template <typename T>
 struct Workspace {
   alignas(64) T window[4 * kWindowPixels<T>];
-  alignas(64) T rows[4 * kMaxWindowWidth];               // conversion
-  alignas(64) T edge_rows[2][kMaxWindowWidth + 4];       // two padded rows of a single channel
-  alignas(64) T pixels[4 * kChunk];                      // one chunk of output, or of its gradient
-  alignas(64) T x[kChunk], y[kChunk];                    // position inside the cell
-  alignas(64) T slope_x[kChunk], slope_y[kChunk];        // of the padding rule
-  alignas(64) std::int32_t column[kChunk], row[kChunk];  // of the cell's first tap
+  alignas(64) T rows[4 * kMaxWindowWidth];                            // conversion
+  alignas(64) T edge_rows[2][kMaxWindowWidth + 4];                    // two padded rows of a single channel
+  alignas(64) T pixels[4 * kChunk];                                   // one chunk of samples
+  alignas(64) T mean[4 * kChunk];                                     // of an output pixel's sub-samples
+  alignas(64) T grads[4 * kChunk];                                    // one chunk of the output's gradient
+  alignas(64) T x[kChunk], y[kChunk];                                 // position inside the cell
+  alignas(64) T slope_x[kChunk], slope_y[kChunk];                     // of the padding rule
+  alignas(64) std::int32_t column[kChunk], row[kChunk];               // of the cell
+  alignas(64) T weights_x[4][kChunk], weights_y[4][kChunk];           // of bicubic taps
+  alignas(64) T slopes_x[4][kChunk], slopes_y[4][kChunk];             // their derivatives
+  alignas(64) T grad_x[kChunk], grad_y[kChunk];                       // gradient to the position
+  alignas(64) T uncovered[kChunk];                                    // weight of the taps outside the image
+  alignas(64) double run_x[kChunk], run_y[kChunk];                    // positions of one run, in pixels of the image
+  alignas(64) double tile_x[kTilePositions], tile_y[kTilePositions];  // and of a tile
+  alignas(64) T map_x[kChunk], map_y[kChunk], map_u[kChunk];          // of a map that is evaluated
+  alignas(64) T map_weights[4][kChunk];
+  alignas(64) std::int32_t map_column[kChunk];
+  alignas(64) T line_x[kControlLine], line_y[kControlLine];
 
   static Workspace& of_this_thread() {
     thread_local Holder holder;
@@ -53,6 +69,8 @@ struct Workspace {
 // One sample of a tensor with its sizes and what lies outside of it.
 template <typename T>
 struct Source {
+  Padding padding;  // of single pixels, for bicubic taps; kConstant where positions are padded instead
+  bool align_corners;
   ImageView<const void> view;
   std::int64_t offset;  // of the sample, in elements
   std::int64_t height, width;
@@ -61,6 +79,29 @@ struct Source {
 
   T outside(std::int64_t channel) const { return fill ? fill[channel * fill_stride] : T(0); }
 };
+
+// One pixel, or what stands for it outside of the image.
+template <typename T>
+inline Vec4<T> load_tap(const Source<T>& source, const ChannelBlock& block, std::int64_t x, std::int64_t y, T* buffer) {
+  Vec4<T> pixel{};
+  if (x < 0 || x >= source.width || y < 0 || y >= source.height) {
+    for (std::int64_t k = 0; k < block.lanes; ++k) pixel[k] = source.outside(block.first + k);
+    return pixel;
+  }
+  const std::int64_t at =
+      source.offset + block.first * source.view.channel + y * source.view.row + x * source.view.column;
+  for (std::int64_t k = 0; k < block.lanes; ++k) {
+    pixel[k] = *row_as(block.dtype, source.view.data, at + k * source.view.channel, 1, 1, buffer);
+  }
+  return pixel;
+}
+
+template <typename T>
+inline Vec4<T> load_padded_tap(const Source<T>& source, const ChannelBlock& block, std::int64_t x, std::int64_t y,
+                               T* buffer) {
+  return load_tap(source, block, pad_index(x, source.width, source.padding, source.align_corners),
+                  pad_index(y, source.height, source.padding, source.align_corners), buffer);
+}
 
 template <typename T>
 inline Vec4<T> outside_pixel(const Source<T>& source, const ChannelBlock& block) {
@@ -134,23 +175,48 @@ inline void pack_taps(const Source<T>& source, const ChannelBlock& block, const 
   }
 }
 
-// Where output pixels lie too far apart for a window, each brings its own cell of four taps: [n] cells in ws.window.
+// For bicubic taps the window holds padded content: pixels of [height, width], four lanes each, or one where the block
+// has a single channel.
 template <typename T>
-inline Vec4<T> load_tap(const Source<T>& source, const ChannelBlock& block, std::int64_t x, std::int64_t y, T* buffer) {
-  if (x < 0 || x >= source.width || y < 0 || y >= source.height) return outside_pixel(source, block);
-  Vec4<T> pixel{};
-  const std::int64_t at =
-      source.offset + block.first * source.view.channel + y * source.view.row + x * source.view.column;
-  for (std::int64_t k = 0; k < block.lanes; ++k) {
-    pixel[k] = *row_as(block.dtype, source.view.data, at + k * source.view.channel, 1, 1, buffer);
+inline void pack_padded(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
+  const std::int64_t lanes = block.lanes == 1 ? 1 : 4;
+  const Inside columns = inside(window.x, window.width, source.width);
+  const auto store = [&](T* target, const Vec4<T>& pixel) {
+    if (lanes == 1) {
+      *target = pixel[0];
+    } else {
+      store4(target, pixel);
+    }
+  };
+  for (std::int64_t j = 0; j < window.height; ++j) {
+    T* target = ws.window + lanes * j * window.width;
+    const std::int64_t y = pad_index(window.y + j, source.height, source.padding, source.align_corners);
+    const std::int64_t begin = y < 0 ? window.width : columns.begin, end = y < 0 ? window.width : columns.end;
+    const auto pad = [&](std::int64_t i) {
+      const std::int64_t x = pad_index(window.x + i, source.width, source.padding, source.align_corners);
+      store(target + lanes * i, load_tap(source, block, x, y, ws.rows));
+    };
+    for (std::int64_t i = 0; i < begin; ++i) pad(i);
+    if (begin < end) {
+      const std::int64_t at = source.offset + y * source.view.row + (window.x + begin) * source.view.column;
+      if (lanes == 1) {
+        const T* row = row_as(block.dtype, source.view.data, at + block.first * source.view.channel, source.view.column,
+                              end - begin, ws.rows);
+        for (std::int64_t i = begin; i < end; ++i) target[i] = row[i - begin];
+      } else {
+        load_pixels(source.view, block, at, end - begin, ws.rows, target + 4 * begin);
+      }
+    }
+    for (std::int64_t i = end; i < window.width; ++i) pad(i);
   }
-  return pixel;
 }
 
+// Where output pixels lie too far apart for a window, each brings its own cell, and ws.column then tells the place of
+// the cells in ws.window. Bilinear: four taps.
 template <typename T>
 inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
   for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t x = ws.column[i] - kRing, y = ws.row[i] - kRing;
+    const std::int64_t x = ws.column[i], y = ws.row[i];
     const Vec4<T> v00 = load_tap(source, block, x, y, ws.rows), v01 = load_tap(source, block, x + 1, y, ws.rows);
     const Vec4<T> v10 = load_tap(source, block, x, y + 1, ws.rows),
                   v11 = load_tap(source, block, x + 1, y + 1, ws.rows);
@@ -162,6 +228,24 @@ inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::
       store4(ws.window + 16 * i + 8, v10);
       store4(ws.window + 16 * i + 12, v11);
     }
+    ws.column[i] = static_cast<std::int32_t>(block.lanes == 1 ? i : 4 * i);
+  }
+}
+
+// Bicubic: four rows of four taps, the second of the second being the cell's own pixel.
+template <typename T>
+inline void pack_padded_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t tap = 0; tap < 16; ++tap) {
+      const Vec4<T> pixel =
+          load_padded_tap(source, block, ws.column[i] - 1 + tap % 4, ws.row[i] - 1 + tap / 4, ws.rows);
+      if (block.lanes == 1) {
+        ws.window[16 * i + tap] = pixel[0];
+      } else {
+        store4(ws.window + 64 * i + 4 * tap, pixel);
+      }
+    }
+    ws.column[i] = static_cast<std::int32_t>(16 * i + 5);
   }
 }
 

@@ -1,4 +1,4 @@
-// Storage types of 16 bits, and their conversion to and from float without a branch, so that loops vectorise.
+// Storage types of 8 and 16 bits, and their conversion to and from float without a branch, so that loops vectorise.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,7 @@ HARDFAST_HD std::uint32_t float_to_bits(float value) {
 
 HARDFAST_HD float widen(float value) { return value; }
 HARDFAST_HD double widen(double value) { return value; }
+HARDFAST_HD float widen(std::uint8_t value) { return static_cast<float>(value); }
 HARDFAST_HD float widen(BFloat16 value) { return bits_to_float(std::uint32_t{value.bits} << 16); }
 
 HARDFAST_HD float widen(Half value) {
@@ -77,6 +78,13 @@ HARDFAST_HD Half narrow<Half>(float value) {
   const std::uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
   const std::uint32_t result = magnitude >= 0x47800000u ? infinite_or_nan : finite;
   return {static_cast<std::uint16_t>(result | (sign >> 16))};
+}
+
+// Bytes: round to nearest, ties to even, and saturate; NaN becomes 0.
+template <>
+HARDFAST_HD std::uint8_t narrow<std::uint8_t>(float value) {
+  const float above = value > 0.0f ? value : 0.0f;
+  return static_cast<std::uint8_t>(static_cast<std::int32_t>(__builtin_rintf(above < 255.0f ? above : 255.0f)));
 }
 
 HARDFAST_END

@@ -1,0 +1,287 @@
+// Gradient of every warp to the image, compiled once for each instruction set. A tile of the *input* is owned by one
+// item, which visits the output pixels that touch it, in their order, of all samples that share the image.
+#include "warp_color.h"
+#include "warp_kernels.h"
+#include "warp_sampler.h"
+
+HARDFAST_BEGIN
+
+namespace {
+
+using i64 = std::int64_t;
+
+struct Span {
+  i64 begin, end;
+};
+
+// First and last pixel along one axis that positions in `range` can touch, after padding.
+template <Mode kMode>
+Span reach_axis(const WarpParams& p, Range range, i64 length) {
+  const double last = static_cast<double>(length - 1), before = kMode == Mode::kBicubic ? 3 : 2;
+  const double low = range.low - before, high = range.high + before + 1;
+  if (p.padding == Padding::kReflection && !(low >= 0 && high <= last)) return {0, length - 1};
+  if (p.padding == Padding::kConstant) {
+    return {static_cast<i64>(clamp_to(low, -8, last + 8)), static_cast<i64>(clamp_to(high, -8, last + 8))};
+  }
+  return {static_cast<i64>(clamp_to(low, 0, last)), static_cast<i64>(clamp_to(high, 0, last))};
+}
+
+template <typename Sampler>
+class ImageGradient;
+
+template <typename T, typename Pad, Mode kMode>
+class ImageGradient<Sampler<T, Pad, kMode>> {
+ public:
+  static constexpr bool kNearest = kMode == Mode::kNearest, kBicubic = kMode == Mode::kBicubic;
+
+  ImageGradient(const WarpParams& p, i64 sample)
+      : p_(p), sample_(sample), sampler_(p, sample, false), ws_(sampler_.workspace()) {}
+
+  // Which pixels of the image a tile of the output can touch.
+  Reach reach(const Tile& tile) {
+    Range x = {__builtin_inf(), -__builtin_inf()}, y = x;
+    for (i64 row = tile.y; row < tile.y + tile.height; ++row) {
+      for (i64 s = 0; s < sampler_.subsamples(); ++s) {
+        sampler_.map().positions(column_of(tile.x, s), row_of(row, s), tile.width, ws_.run_x, ws_.run_y);
+        widen_range(ws_.run_x, tile.width, x);
+        widen_range(ws_.run_y, tile.width, y);
+      }
+    }
+    const Span columns = reach_axis<kMode>(p_, x, p_.width), rows = reach_axis<kMode>(p_, y, p_.height);
+    return {static_cast<std::int32_t>(columns.begin), static_cast<std::int32_t>(columns.end),
+            static_cast<std::int32_t>(rows.begin), static_cast<std::int32_t>(rows.end)};
+  }
+
+  // Adds the sample's part of the gradient to a tile, which ws.window accumulates with what falls around it.
+  void add_sample(const ChannelBlock& block, const Window& tile, const Reach* reaches) {
+    tile_ = tile;
+    window_ = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
+    frame_ = sampler_.frame_of(window_);
+    if (p_.map == Map::kAffine) return add_rows(block);
+    const Tiling tiling = reach_tiling(p_);
+    for (i64 i = 0; i < tiling.count(); ++i) {
+      if (reaches && !touches(reaches[i])) continue;
+      const Tile at = tile_at(tiling, i, p_.out_height, p_.out_width);
+      for (i64 y = at.y; y < at.y + at.height; ++y) {
+        for (i64 s = 0; s < sampler_.subsamples(); ++s) add_run(block, at.x, y, at.width, s);
+      }
+    }
+  }
+
+ private:
+  double column_of(i64 x, i64 s) const {
+    return static_cast<double>(x) + subsample_offset(s % p_.samples_x, p_.samples_x);
+  }
+
+  double row_of(i64 y, i64 s) const {
+    return static_cast<double>(y) + subsample_offset(s / p_.samples_x, p_.samples_y);
+  }
+
+  // A position that is NaN may be anywhere at the edges: then all of the image is in reach.
+  static void widen_range(const double* positions, i64 n, Range& range) {
+    for (i64 k = 0; k < n; ++k) {
+      const double at = positions[k];
+      if (!(at >= range.low)) range.low = at == at ? at : -__builtin_inf();
+      if (!(at <= range.high)) range.high = at == at ? at : __builtin_inf();
+    }
+  }
+
+  bool touches(const Reach& reach) const {
+    return reach.last_x >= tile_.x && reach.first_x < tile_.x + tile_.width && reach.last_y >= tile_.y &&
+           reach.first_y < tile_.y + tile_.height;
+  }
+
+  void add_rows(const ChannelBlock& block) {
+    const Span rows = rows_touching();
+    for (i64 y = rows.begin; y < rows.end; ++y) {
+      for (i64 s = 0; s < sampler_.subsamples(); ++s) {
+        const Span columns = columns_touching(column_of(0, s), row_of(y, s));
+        for (i64 x = columns.begin; x < columns.end; x += kChunk) {
+          const i64 left = columns.end - x;
+          add_run(block, x, y, left < kChunk ? left : kChunk, s);
+        }
+      }
+    }
+  }
+
+  void add_run(const ChannelBlock& block, i64 x, i64 y, i64 n, i64 s) {
+    const double column = column_of(x, s), row = row_of(y, s);
+    load_run_grads(block, x, y, n);
+    if constexpr (kBicubic) {
+      sampler_.locate_in_image(column, row, n);
+      pad_cells(n, ws_);
+      bicubic_weights<false>(n, ws_);
+      scatter_bicubic(n, sampler_.source(), tile_, ws_);
+    } else {
+      if (p_.map == Map::kAffine) {
+        locate_cells<Pad, kNearest>(sampler_.line(column, row, window_), n, frame_, ws_);
+      } else {
+        list_positions(column, row, n);
+        const double x = -static_cast<double>(window_.x), y = -static_cast<double>(window_.y);
+        locate_cells<Pad, kNearest>(ListedPositions{ws_.run_x, ws_.run_y, x, y}, n, frame_, ws_);
+      }
+      pad_cells(n, ws_);
+      if (block.lanes == 1) {
+        scatter_taps<kNearest>(n, ws_);
+      } else {
+        scatter_channels<kNearest>(n, window_.width, ws_);
+      }
+    }
+  }
+
+  // Positions of a run of any map, in pixels of the image.
+  void list_positions(double column, double row, i64 n) {
+    sampler_.map().positions(column, row, n, ws_.run_x, ws_.run_y);
+    for (i64 k = 0; k < n; ++k) {
+      ws_.run_x[k] = sampler_.near(ws_.run_x[k], p_.width);
+      ws_.run_y[k] = sampler_.near(ws_.run_y[k], p_.height);
+    }
+  }
+
+  // Of the samples: past the colour map, and each sub-sample's part. Bicubic wants four lanes in any case.
+  void load_run_grads(const ChannelBlock& block, i64 x, i64 y, i64 n) {
+    load_grad(p_, sample_, block, x, y, n, ws_);
+    if (p_.color.data) grad_color_input(p_, sample_, n, ws_.grads);
+    if (sampler_.subsamples() > 1) {
+      const T scale = T(1) / static_cast<T>(sampler_.subsamples());
+      for (i64 k = 0; k < n * (block.lanes == 1 ? 1 : 4); ++k) ws_.grads[k] *= scale;
+    }
+    if (kBicubic && block.lanes == 1) {
+      for (i64 k = n; k-- > 0;) store4(ws_.grads + 4 * k, Vec4<T>{ws_.grads[k]});
+    }
+  }
+
+  // The output rows, and the columns of one row, that can touch a tile of the input. Too many are harmless: positions
+  // outside of the tile fall into its ring, which is dropped.
+  Span rows_touching() const {
+    // Half a pixel more on all sides, where sub-samples lie beyond the outermost centres.
+    Range range = {-0.5, static_cast<double>(p_.out_height) - 0.5};
+    const CoordinateMap<T>& map = sampler_.map();
+    if (p_.padding != Padding::kReflection) {
+      const auto intersect_rows = [&](const AffineAxis& axis, const Range& reach) {
+        const double across = (axis.column < 0 ? -axis.column : axis.column) * (map.center_u() + 0.5);
+        intersect(map.position(axis, 0, -map.center_v()), axis.row, {reach.low - across, reach.high + across}, range);
+      };
+      intersect_rows(map.x(), reach(tile_.x, tile_.width, p_.width));
+      intersect_rows(map.y(), reach(tile_.y, tile_.height, p_.height));
+    }
+    return span(range, p_.out_height);
+  }
+
+  Span columns_touching(double first_column, double row) const {
+    Range range = {0, static_cast<double>(p_.out_width - 1)};
+    const CoordinateMap<T>& map = sampler_.map();
+    const double u = first_column - map.center_u(), v = row - map.center_v();
+    if (p_.padding != Padding::kReflection ||
+        (stays_inside(map.x(), u, v, p_.width) && stays_inside(map.y(), u, v, p_.height))) {
+      intersect(map.position(map.x(), u, v), map.x().column, reach(tile_.x, tile_.width, p_.width), range);
+      intersect(map.position(map.y(), u, v), map.y().column, reach(tile_.y, tile_.height, p_.height), range);
+    }
+    return span(range, p_.out_width);
+  }
+
+  // Whether no tap of an output row is mirrored.
+  bool stays_inside(const AffineAxis& axis, double u, double v, i64 length) const {
+    const double end = u + static_cast<double>(p_.out_width - 1), margin = kBicubic ? 2 : 0;
+    const double a = CoordinateMap<T>::position(axis, u, v), b = CoordinateMap<T>::position(axis, end, v);
+    const double first = margin, last = static_cast<double>(length - 1) - margin;
+    return a >= first && a <= last && b >= first && b <= last;
+  }
+
+  // Positions whose taps lie in [first, first + count) of an axis, with half a pixel of margin.
+  Range reach(i64 first, i64 count, i64 length) const {
+    const bool clips = p_.padding == Padding::kBorder;  // beyond the border everything lands on the outermost pixels
+    const double more = kBicubic ? 1 : 0;
+    return {clips && first == 0 ? -__builtin_inf() : static_cast<double>(first) - 1.5 - more,
+            clips && first + count == length ? __builtin_inf() : static_cast<double>(first + count) + 0.5 + more};
+  }
+
+  // Leaves of `range` the k for which start + k * step can lie in `limits`.
+  static void intersect(double start, double step, const Range& limits, Range& range) {
+    if (step == 0) {
+      if (start < limits.low || start > limits.high) range = {1, 0};
+      return;
+    }
+    double a = (limits.low - start) / step, b = (limits.high - start) / step;
+    if (a > b) {
+      const double swap = a;
+      a = b;
+      b = swap;
+    }
+    // Written so that NaN leaves the range as it is.
+    if (a > range.low) range.low = a;
+    if (b < range.high) range.high = b;
+  }
+
+  static Span span(const Range& range, i64 length) {
+    if (range.low > range.high) return {0, 0};
+    const double last = static_cast<double>(length - 1);
+    const i64 begin = static_cast<i64>(clamp_to(__builtin_floor(range.low) - 1, 0, last));
+    return {begin, static_cast<i64>(clamp_to(__builtin_ceil(range.high) + 1, 0, last)) + 1};
+  }
+
+  const WarpParams& p_;
+  i64 sample_;
+  Sampler<T, Pad, kMode> sampler_;
+  Workspace<T>& ws_;
+  Window tile_{}, window_{};
+  Frame frame_{};
+};
+
+// Writes what ws.window has accumulated for a tile.
+template <typename T, bool kBicubic>
+void store_tile(const WarpParams& p, i64 image, const ChannelBlock& block, const Window& tile, Workspace<T>& ws) {
+  const i64 at = image * p.grad_image.batch;
+  if (kBicubic) {
+    unpack_channels({tile.x, tile.y, tile.width + 1, tile.height + 1}, p.grad_image, block, at, tile, ws);
+    return;
+  }
+  const Window window = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
+  if (block.lanes == 1) {
+    unpack_taps(window, p.grad_image, block, at, tile, ws);
+  } else {
+    unpack_channels(window, p.grad_image, block, at, tile, ws);
+  }
+}
+
+template <typename T, typename Pad, Mode kMode>
+void grad_image_tile(const WarpParams& p, const WarpScratch& scratch, i64 image, const Window& tile,
+                     Tag<Sampler<T, Pad, kMode>>) {
+  Workspace<T>& ws = Workspace<T>::of_this_thread();
+  const i64 samples = p.image_count == 1 ? p.batch : 1;
+  for_each_block(p, [&](const ChannelBlock& block) {
+    const i64 area = (tile.width + 2 * kRing) * (tile.height + 2 * kRing);
+    for (i64 i = 0; i < 4 * area; ++i) ws.window[i] = T(0);
+    for (i64 sample = image * samples; sample < (image + 1) * samples; ++sample) {
+      const Reach* reaches = scratch.reaches ? scratch.reaches + sample * reach_tiling(p).count() : nullptr;
+      ImageGradient<Sampler<T, Pad, kMode>>(p, sample).add_sample(block, tile, reaches);
+    }
+    store_tile<T, kMode == Mode::kBicubic>(p, image, block, tile, ws);
+  });
+}
+
+}  // namespace
+
+void reaches_range(const WarpParams& p, const WarpScratch& scratch, i64 begin, i64 end) {
+  const Tiling tiling = reach_tiling(p);
+  by_sampler(p, [&](auto tag) {
+    for (i64 sample = begin; sample < end; ++sample) {
+      ImageGradient<typename decltype(tag)::Type> gradient(p, sample);
+      for (i64 i = 0; i < tiling.count(); ++i) {
+        scratch.reaches[sample * tiling.count() + i] = gradient.reach(tile_at(tiling, i, p.out_height, p.out_width));
+      }
+    }
+  });
+}
+
+void grad_image_range(const WarpParams& p, const WarpScratch& scratch, i64 begin, i64 end) {
+  const Tiling tiling = input_tiling(p);
+  by_sampler(p, [&](auto tag) {
+    for (i64 item = begin; item < end; ++item) {
+      const Tile at = tile_at(tiling, item % tiling.count(), p.height, p.width);
+      grad_image_tile(p, scratch, item / tiling.count(), {at.x, at.y, at.width, at.height}, tag);
+    }
+  });
+}
+
+HARDFAST_END

@@ -1,0 +1,206 @@
+// Gradients of every warp to its map, fill and colour, compiled once for each instruction set.
+#include "warp_color.h"
+#include "warp_kernels.h"
+#include "warp_sampler.h"
+
+HARDFAST_BEGIN
+
+namespace {
+
+using i64 = std::int64_t;
+
+template <typename Sampler>
+class ParameterGradients;
+
+template <typename T, typename Pad, Mode kMode>
+class ParameterGradients<Sampler<T, Pad, kMode>> {
+ public:
+  // What is wanted of a pass over output tiles: sums of the map (or of a band of a flow), of fill and of colour.
+  struct Sums {
+    double *map, *fill, *color;
+    ControlRows control;
+    bool dense;  // the gradient to a dense flow, written in place
+  };
+
+  ParameterGradients(const WarpParams& p, i64 sample, const Sums& sums)
+      : p_(p),
+        sample_(sample),
+        sums_(sums),
+        sampler_(p, sample, sums.fill || sums.color || p.color.data || p.samples_x * p.samples_y > 1),
+        ws_(sampler_.workspace()) {}
+
+  void add_tile(const Tile& tile) {
+    const bool fused = kMode == Mode::kBilinear && sampler_.fused();
+    sampler_.visit(tile, [&](const ChannelBlock& block, i64 x, i64 y, i64 n) {
+      if (sums_.color) sample_mean(block, y, n);
+      load_grad(p_, sample_, block, x, y, n, ws_);
+      if (fused) return add_affine_run(block, x, y, n);
+      if (sums_.color) sum_grad_color(p_, n, ws_.mean, ws_.grads, sums_.color);
+      if (p_.color.data) grad_color_input(p_, sample_, n, ws_.grads);
+      scale_grads(block, n);
+      for (i64 s = 0; s < sampler_.subsamples(); ++s) add_run(block, x, y, n, s);
+    });
+  }
+
+  const CoordinateMap<T>& map() const { return sampler_.map(); }
+
+ private:
+  void sample_mean(const ChannelBlock& block, i64 y, i64 n) {
+    const i64 count = n * (block.lanes == 1 ? 1 : 4);
+    const T scale = T(1) / static_cast<T>(sampler_.subsamples());
+    for (i64 s = 0; s < sampler_.subsamples(); ++s) {
+      sampler_.locate(block, y, s);
+      sampler_.sample(block);
+      for (i64 k = 0; k < count; ++k) ws_.mean[k] = (s == 0 ? T(0) : ws_.mean[k]) + scale * ws_.pixels[k];
+    }
+  }
+
+  void scale_grads(const ChannelBlock& block, i64 n) {
+    if (sampler_.subsamples() == 1) return;
+    const T scale = T(1) / static_cast<T>(sampler_.subsamples());
+    for (i64 k = 0; k < n * (block.lanes == 1 ? 1 : 4); ++k) ws_.grads[k] *= scale;
+  }
+
+  void add_run(const ChannelBlock& block, i64 x, i64 y, i64 n, i64 s) {
+    sampler_.locate(block, y, s);
+    if (sums_.fill) add_fill(block, y, n, s);
+    if (kMode == Mode::kNearest || !(sums_.map || sums_.dense)) return;
+    sampler_.grad_position(block);
+    if (sums_.dense) return map().store_dense(sample_, x, y, n, block.first == 0);
+    map().accumulate(static_cast<double>(x) + subsample_offset(s % p_.samples_x, p_.samples_x),
+                     static_cast<double>(y) + subsample_offset(s / p_.samples_x, p_.samples_y), n, sums_.control,
+                     sums_.map);
+  }
+
+  void add_fill(const ChannelBlock& block, i64 y, i64 n, i64 s) {
+    sampler_.find_uncovered(y, s);
+    if (block.lanes == 1) {
+      T sum = 0;
+      for (i64 k = 0; k < n; ++k) sum += ws_.uncovered[k] * ws_.grads[k];
+      sums_.fill[block.first] += static_cast<double>(sum);
+      return;
+    }
+    Vec4<T> sum{};
+    for (i64 k = 0; k < n; ++k) sum += splat4(ws_.uncovered[k]) * load4(ws_.grads + 4 * k);
+    for (i64 k = 0; k < block.lanes; ++k) sums_.fill[block.first + k] += static_cast<double>(sum[k]);
+  }
+
+  // The sums stay in registers: nothing but them is wanted.
+  void add_affine_run(const ChannelBlock& block, i64 x, i64 y, i64 n) {
+    sampler_.locate(block, y, 0);
+    const RowSums<T> row = block.lanes == 1 ? sum_grad_position_taps<Pad>(n, ws_)
+                                            : sum_grad_position_channels<Pad>(n, sampler_.pitch(), ws_);
+    const double u = static_cast<double>(x) - map().center_u(), v = static_cast<double>(y) - map().center_v();
+    double* sums = sums_.map;
+    sums[0] += row.x;
+    sums[1] += row.x_times_k + u * row.x;
+    sums[2] += v * row.x;
+    sums[3] += row.y;
+    sums[4] += row.y_times_k + u * row.y;
+    sums[5] += v * row.y;
+  }
+
+  const WarpParams& p_;
+  i64 sample_;
+  Sums sums_;
+  Sampler<T, Pad, kMode> sampler_;
+  Workspace<T>& ws_;
+};
+
+void clear(double* sums, i64 count) {
+  for (i64 i = 0; i < count; ++i) sums[i] = 0;
+}
+
+// Writes the sums of one kind: of each sample its own, or of all samples in their order.
+template <typename T>
+void join_values(const WarpParams& p, const double* sums, i64 count, i64 targets, void* grad) {
+  const i64 parts = targets == 1 ? p.batch * strips(p) : strips(p);
+  for (i64 target = 0; target < targets; ++target) {
+    for (i64 i = 0; i < count; ++i) {
+      double total = 0;
+      for (i64 part = 0; part < parts; ++part) total += sums[(target * parts + part) * item_sums(p) + i];
+      static_cast<T*>(grad)[target * count + i] = static_cast<T>(total);
+    }
+  }
+}
+
+template <typename T>
+void join(const WarpParams& p, double* sums) {
+  if (const i64 count = map_sums(p)) {
+    const i64 parts = p.map_count == 1 ? p.batch * strips(p) : strips(p);
+    for (i64 target = 0; target < p.map_count; ++target) {
+      double* total = sums + target * parts * item_sums(p);  // the first part takes the others
+      for (i64 part = 1; part < parts; ++part) {
+        for (i64 i = 0; i < count; ++i) total[i] += total[part * item_sums(p) + i];
+      }
+      CoordinateMap<T>(p, p.map_count == 1 ? 0 : target, Workspace<T>::of_this_thread()).finish(total, target);
+    }
+  }
+  if (p.grad_fill) join_values<T>(p, sums + map_sums(p), fill_sums(p), p.fill_count, p.grad_fill);
+  if (p.grad_color) {
+    join_values<T>(p, sums + map_sums(p) + fill_sums(p), color_sums(p), p.color_count, p.grad_color);
+  }
+}
+
+}  // namespace
+
+void grad_parameters_range(const WarpParams& p, const WarpScratch& scratch, i64 begin, i64 end) {
+  const Tiling tiling = output_tiling(p);
+  const i64 count = strips(p);
+  const bool dense = p.map == Map::kFlow && p.grad_flow && flow_gradient(p) == FlowGradient::kDirect;
+  by_sampler(p, [&](auto tag) {
+    using Gradients = ParameterGradients<typename decltype(tag)::Type>;
+    for (i64 item = begin; item < end; ++item) {
+      double* sums = scratch.sums + item * item_sums(p);
+      clear(sums, item_sums(p));
+      const typename Gradients::Sums parts = {map_sums(p) ? sums : nullptr,
+                                              p.grad_fill ? sums + map_sums(p) : nullptr,
+                                              p.grad_color ? sums + map_sums(p) + fill_sums(p) : nullptr,
+                                              {0, p.flow_height},
+                                              dense};
+      Gradients gradients(p, item / count, parts);
+      const i64 strip = item % count;
+      for (i64 row = strip * tiling.rows / count; row < (strip + 1) * tiling.rows / count; ++row) {
+        for (i64 column = 0; column < tiling.columns; ++column) {
+          gradients.add_tile(tile_at(tiling, row * tiling.columns + column, p.out_height, p.out_width));
+        }
+      }
+    }
+  });
+}
+
+void join_range(const WarpParams& p, const WarpScratch& scratch, i64, i64) {
+  if (p.dtype == DType::kFloat64) {
+    join<double>(p, scratch.sums);
+  } else {
+    join<float>(p, scratch.sums);
+  }
+}
+
+void grad_flow_range(const WarpParams& p, const WarpScratch&, i64 begin, i64 end) {
+  const i64 samples = p.map_count == 1 ? p.batch : 1;
+  double* sums = new double[static_cast<unsigned long>(2 * band_rows(p) * p.flow_width)];
+  by_sampler(p, [&](auto tag) {
+    using Gradients = ParameterGradients<typename decltype(tag)::Type>;
+    for (i64 item = begin; item < end; ++item) {
+      const i64 map = item / bands(p), first = item % bands(p) * band_rows(p), last = first + band_rows(p);
+      const ControlRows control = {first, last < p.flow_height ? last : p.flow_height};
+      clear(sums, 2 * (control.end - control.begin) * p.flow_width);
+      for (i64 sample = map * samples; sample < (map + 1) * samples; ++sample) {
+        Gradients gradients(p, sample, {sums, nullptr, nullptr, control, false});
+        const ControlRows rows = gradients.map().output_rows(control);
+        if (rows.begin >= rows.end) continue;
+        const Tiling tiling = split_evenly(rows.end - rows.begin, p.out_width, 128, 128);
+        for (i64 tile = 0; tile < tiling.count(); ++tile) {
+          Tile at = tile_at(tiling, tile, rows.end - rows.begin, p.out_width);
+          at.y += rows.begin;
+          gradients.add_tile(at);
+        }
+      }
+      Gradients(p, map * samples, {sums, nullptr, nullptr, control, false}).map().finish_flow(sums, map, control);
+    }
+  });
+  delete[] sums;
+}
+
+HARDFAST_END
