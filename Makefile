@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py
 CXX_FILES := $(filter %.h %.cpp %.cu,$(SOURCES))
 
-.PHONY: help setup train test bench lint format clean
+.PHONY: help setup train test test-asan bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make train   distil the digits teacher with HARD and its baselines; RECIPE=... and ARGS="--seeds 1" choose'
 	@echo 'make test    lint and run all tests'
+	@echo 'make test-asan  10,000 random warps under AddressSanitizer and UBSan'
 	@echo 'make bench   time the ops beside eager and compiled PyTorch'
 	@echo 'make lint    ruff, mypy, clang-format'
 	@echo 'make format  let ruff and clang-format rewrite the sources'
@@ -26,6 +27,15 @@ train: setup
 
 test: setup lint
 	HARDFAST_REQUIRE=cpu $(BIN)/python -m pytest $(ARGS)
+
+test-asan: setup
+	$(BIN)/cmake -G Ninja -S . -B build/asan -DCMAKE_BUILD_TYPE=Release -DHARDFAST_SANITIZE=ON -DHARDFAST_CUDA=OFF \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -DHARDFAST_TORCH_DIR=$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])') \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build build/asan --target _ops_cpu
+	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 HARDFAST_REQUIRE=cpu HARDFAST_FUZZ=10000 \
+	  HARDFAST_LIBRARY_DIR=build/asan $(BIN)/python -m pytest -p no:cacheprovider tests/test_warp_fuzz.py $(ARGS)
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)

@@ -204,12 +204,6 @@ def test_gradcheck(padding_mode, align_corners, which):
     assert gradgradcheck(warp, (image, theta))
 
 
-def test_gradcheck_of_fill():
-    image, theta = random_inputs((2, 2, 5, 6), torch.float64)
-    fill = torch.randn(2, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda f: affine_warp(image, theta, padding_mode="fill", fill=f), (fill,))
-
-
 def test_gradient_of_one_input_alone_equals_that_of_both():
     image, theta = random_inputs((2, 3, 12, 9), torch.float32)
     grad = torch.randn(2, 3, 12, 9)
@@ -232,11 +226,12 @@ def test_opcheck(dtype, padding_mode):
     theta.requires_grad_()
     fill = torch.rand(1, 3, dtype=theta.dtype) if padding_mode == "fill" else None
     thorough = QUICK_CHECKS + (COMPILED_CHECKS if (dtype, padding_mode) in [(torch.float32, "fill")] else ())
-    args = (image, theta, fill, [5, 4], "bilinear", padding_mode, False)
+    args = (image, theta, fill, None, [5, 4], [1, 1], "bilinear", padding_mode, False)
     torch.library.opcheck(torch.ops.hardfast.affine_warp, args, test_utils=thorough)
     grad = torch.randn(2, 3, 5, 4).to(dtype)
     for mask in itertools.product([True, False], repeat=2):
-        backward_args = (grad, image, theta, fill, "bilinear", padding_mode, False, list(mask))
+        rules = ([1, 1], "bilinear", padding_mode, False, [*mask, False, False])
+        backward_args = (grad, image, theta, fill, None, *rules)
         checks = thorough if all(mask) else QUICK_CHECKS
         torch.library.opcheck(torch.ops.hardfast._affine_warp_backward, backward_args, test_utils=checks)
 
@@ -382,9 +377,11 @@ def test_non_finite_maps_reach_no_pixel_beyond_the_image(padding_mode, value):
     theta[0, 0, 0] = 1.0
     op, backward = torch.ops.hardfast.affine_warp, torch.ops.hardfast._affine_warp_backward
     fill = torch.full((1, 3), 0.5)
-    output = op(image, theta, fill, [300, 8], "bilinear", padding_mode, False)
+    rules = ([1, 1], "bilinear", padding_mode, False)
+    output = op(image, theta, fill, None, [300, 8], *rules)
     assert ((output >= 0) & (output <= 1)).all()
-    grad_image, _ = backward(torch.ones_like(output), image, theta, fill, "bilinear", padding_mode, False, [True, True])
+    mask = [True, True, False, False]
+    grad_image = backward(torch.ones_like(output), image, theta, fill, None, *rules, mask)[0]
     assert torch.isfinite(grad_image).all()
 
 
@@ -467,14 +464,19 @@ IMAGE, THETA = torch.zeros(2, 3, 4, 4), torch.eye(2, 3).repeat(2, 1, 1)
 @pytest.mark.parametrize(
     ("error", "match", "args", "kwargs"),
     [
-        (TypeError, "image must be float32", (IMAGE.to(torch.uint8), THETA), {}),
+        (TypeError, "image must be float32", (IMAGE.to(torch.int16), THETA), {}),
         (TypeError, "image must be a tensor, got list", ([1], THETA), {}),
         (TypeError, "theta must be float32 or narrower", (IMAGE, THETA.double()), {}),
         (TypeError, "theta must be float32", (IMAGE, THETA.int()), {}),
         (ValueError, r"image must have shape \[B, C, H, W\], got \[3, 4, 4\]", (IMAGE[0], THETA), {}),
         (ValueError, "at least one pixel", (IMAGE[:, :, :0], THETA), {}),
-        (ValueError, r"theta must have shape \[2, 2, 3\].*got \[2, 3, 3\]", (IMAGE, torch.eye(3).repeat(2, 1, 1)), {}),
-        (ValueError, r"theta must have shape \[2, 2, 3\].*got \[1, 2, 3\]", (IMAGE, THETA[:1]), {}),
+        (
+            ValueError,
+            r"theta must have shape \[1 or B, 2, 3\], got \[2, 3, 3\]",
+            (IMAGE, torch.eye(3).repeat(2, 1, 1)),
+            {},
+        ),
+        (ValueError, "theta must have batch size 1 or 2", (IMAGE, THETA.repeat(2, 1, 1)), {}),
         (ValueError, "theta must be finite", (IMAGE, THETA * float("nan")), {}),
         (ValueError, "theta must be finite", (IMAGE, THETA + float("inf")), {}),
         (ValueError, "theta must be on the device of image", (IMAGE, THETA.to("meta")), {}),
