@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from bench.cases import Case, Function, all_cases
+from bench.case import Case, Function
+from bench.cases import all_cases
 from bench.memory import peak_bytes
 from bench.timing import Timing, time_alternating
 from hardfast import __version__, _native

@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.case import Case
+from bench.warps import warp_cases
 from hardfast.ops import (
-    affine_warp,
     confidence_disagreement,
     distillation_loss,
     guided_step,
     kl_disagreement,
     linear_kl_disagreement,
 )
-
-Function = Callable[..., "Tensor | tuple[Tensor, ...]"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One op at one size; ``floors`` is the least speed-up over each peer that the project promises."""
-
-    op: str
-    size: str
-    pass_name: str  # forward | parameters | all
-    inputs: tuple[Tensor, ...]
-    differentiable: tuple[bool, ...]
-    ours: Function
-    eager: Function
-    floors: dict[str, float]
-
-    @property
-    def name(self) -> str:
-        return f"{self.op} {self.size} {self.pass_name}"
-
-    def runner(self, function: Function) -> Callable[[], object]:
-        """The case as a callable of no arguments: the forward, or forward and backward from a fixed gradient."""
-        inputs = tuple(
-            x.detach().clone(memory_format=torch.preserve_format).requires_grad_(grad)
-            for x, grad in zip(self.inputs, self.differentiable, strict=True)
-        )
-        wanted = [x for x in inputs if x.requires_grad]
-        if not wanted:
-            return lambda: function(*inputs)
-        outputs = function(*inputs)
-        grads = [torch.randn_like(x) for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
-        return lambda: torch.autograd.grad(function(*inputs), wanted, grads)
-
-
-def eager_warp(image: Tensor, theta: Tensor) -> Tensor:
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, align_corners=False)
 
 
 def eager_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -64,34 +24,6 @@ def eager_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 def our_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return kl_disagreement(student_logits, teacher_logits, temperature=2.0)
-
-
-def warp_cases() -> list[Case]:
-    floors = {
-        (16, 3, 224, 224): {"forward": 2.5, "parameters": 3.0, "all": 2.5},
-        (1024, 1, 28, 28): {"forward": 2.0, "parameters": 3.0, "all": 2.5},
-    }
-    passes = {"forward": (False, False), "parameters": (False, True), "all": (True, True)}
-    cases = []
-    for shape in [(16, 3, 224, 224), (64, 3, 224, 224), (256, 3, 32, 32), (1024, 1, 28, 28)]:
-        generator = torch.Generator().manual_seed(0)
-        image = torch.rand(shape, generator=generator)
-        theta = torch.eye(2, 3) + 0.1 * torch.randn(shape[0], 2, 3, generator=generator)
-        for name, differentiable in passes.items():
-            least = floors.get(shape, {}).get(name)
-            cases.append(
-                Case(
-                    "affine_warp",
-                    "x".join(map(str, shape)),
-                    name,
-                    (image, theta),
-                    differentiable,
-                    affine_warp,
-                    eager_warp,
-                    {} if least is None else {"eager": least},
-                )
-            )
-    return cases
 
 
 def kl_cases() -> list[Case]:
