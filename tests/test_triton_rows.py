@@ -36,6 +36,7 @@ CASES = [
     *[("confidence_disagreement", options) for options in CONFIDENCE_OPTIONS],
     *[("distillation_loss", options) for options in DISTILLATION_OPTIONS],
 ]
+PLAIN_CASES = [("kl_disagreement", {}), ("confidence_disagreement", {"form": "log"}), ("distillation_loss", {})]
 BATCH_MEAN = {"kl_disagreement": "batchmean", "confidence_disagreement": "mean", "distillation_loss": "mean"}
 
 
@@ -107,8 +108,14 @@ else:
     def test_triton_serves():
         assert all(ops.backends()[op]["cpu"] == "triton" for op, _ in CASES)
 
-    @pytest.mark.parametrize("shape", [(1, 7), (3, 1), (5, 70), (2, 1030)], ids=str)
-    @pytest.mark.parametrize(("op", "options"), CASES, ids=str)
+    @pytest.mark.parametrize(
+        ("op", "options", "shape"),
+        [
+            *[(*case, shape) for case in CASES for shape in [(5, 70), (2, 1030)]],
+            *[(*case, shape) for case in PLAIN_CASES for shape in [(1, 7), (3, 1)]],
+        ],
+        ids=str,
+    )
     def test_equals_the_reference_in_float64(op, options, shape, request):
         if shape == (5, 70):
             request.getfixturevalue("small_tiles")
@@ -122,13 +129,16 @@ else:
             torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-13, equal_nan=shape[1] == 1)
 
     @pytest.mark.usefixtures("small_tiles")
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-    @pytest.mark.parametrize(("op", "options"), CASES, ids=str)
+    @pytest.mark.parametrize(
+        ("op", "options", "dtype"),
+        [*[(*case, torch.float32) for case in CASES], *[(*case, torch.float16) for case in PLAIN_CASES]],
+        ids=str,
+    )
     def test_at_most_twice_the_error_of_torch(op, options, dtype):
-        student, teacher, labels = random_rows((12, 70), dtype)
+        student, teacher, labels = random_rows((6, 70), dtype)
         labels = with_ignored(op, labels, options)
         ours, theirs = pair(op, labels, reduction="none", **options)
-        grad = torch.linspace(-1, 2, 12)
+        grad = torch.linspace(-1, 2, 6)
         results = value_and_gradients(ours, student, teacher, grad=grad)
         peers = value_and_gradients(lambda s, t: theirs(s.float(), t.float()), student, teacher, grad=grad)
         exact = value_and_gradients(theirs, student.double(), teacher.double(), grad=grad.double())
