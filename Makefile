@@ -35,7 +35,7 @@ test-asan: setup
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build build/asan --target _ops_cpu
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 HARDFAST_REQUIRE=cpu HARDFAST_FUZZ=10000 \
-	  HARDFAST_LIBRARY_DIR=build/asan $(BIN)/python -m pytest -p no:cacheprovider tests/test_warp_fuzz.py $(ARGS)
+	  HARDFAST_LIBRARY_DIR=build/asan $(BIN)/python -m pytest -s -p no:cacheprovider tests/test_warp_fuzz.py $(ARGS)
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)

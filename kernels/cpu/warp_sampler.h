@@ -50,8 +50,10 @@ inline double reflection_turn(std::int64_t length, bool align_corners) {
   return 2.0 * static_cast<double>(align_corners ? length - 1 : length);
 }
 
+// A position less whole turns; 0 for one so large that what is left of it was rounded away, and for NaN.
 inline double fold_turns(double position, double turn) {
-  return turn > 0 ? position - turn * __builtin_rint(position / turn) : 0.0;
+  const double rest = position - turn * __builtin_rint(position / turn);
+  return rest >= -turn && rest <= turn ? rest : 0.0;
 }
 
 // The gradient of one run of output pixels in ws.grads; zeros up to a whole vector.
@@ -262,9 +264,9 @@ class Sampler {
   // Bicubic taps are reflected one by one: the position itself only had whole turns taken off.
   static void locate_turned(const double* positions, i64 n, std::int32_t* pixel, T* within) {
     for (i64 k = 0; k < n; ++k) {
-      const double at = positions[k] == positions[k] ? positions[k] : 0.0, whole = __builtin_floor(at);
+      const double whole = __builtin_floor(positions[k]);
       pixel[k] = static_cast<std::int32_t>(whole);
-      within[k] = static_cast<T>(at - whole);
+      within[k] = static_cast<T>(positions[k] - whole);
     }
   }
 
