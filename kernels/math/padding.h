@@ -6,6 +6,7 @@
 
 #include "../warp_params.h"
 #include "macros.h"
+#include "rounding.h"
 
 HARDFAST_BEGIN
 
@@ -55,8 +56,8 @@ struct ReflectionPadding {
     const T span = axis.align_corners ? axis.length - T(1) : axis.length;
     const T signed_distance = position + axis.origin - low;
     const T distance = signed_distance < T(0) ? -signed_distance : signed_distance;
-    const T turns = __builtin_floor(distance / span);
-    const bool odd = turns - T(2) * __builtin_floor(turns * T(0.5)) != T(0);
+    const T turns = round_down(distance / span);
+    const bool odd = turns - T(2) * round_down(turns * T(0.5)) != T(0);
     const T rest = distance - turns * span;
     const T mirrored = (odd ? span - rest : rest) + low - axis.origin;
     const T direction = (odd != (signed_distance < T(0))) ? T(-1) : T(1);

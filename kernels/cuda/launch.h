@@ -1,0 +1,127 @@
+// The launches of one warp, for the dtype and mode that its parameters name. Padding, align_corners and the like are
+// branches that all threads take alike: compiled in, they would multiply the time to build by twelve.
+#pragma once
+
+#include "forward.h"
+#include "grad_image.h"
+#include "grad_parameters.h"
+#include "warp.h"
+
+HARDFAST_BEGIN
+
+template <typename Compute, typename Stored, int kTapCount>
+struct Variant {
+  using T = Compute;
+  using Storage = Stored;
+  static constexpr int kTaps = kTapCount;
+};
+
+template <typename Storage, typename Function>
+void with_taps(const WarpParams& p, const Function& function) {
+  if (p.mode == Mode::kBicubic) return function(Variant<float, Storage, 4>{});
+  function(Variant<float, Storage, 2>{});
+}
+
+// float64 is for checking gradients rather than for speed: there one kernel serves all modes.
+using DoubleVariant = Variant<double, double, 4>;
+
+// Calls function(Variant) with the storage type, for the forward.
+template <typename Function>
+void with_storage(const WarpParams& p, const Function& function) {
+  switch (p.dtype) {
+    case DType::kFloat64: return function(DoubleVariant{});
+    case DType::kFloat16: return with_taps<Half>(p, function);
+    case DType::kBFloat16: return with_taps<BFloat16>(p, function);
+    case DType::kUInt8: return with_taps<std::uint8_t>(p, function);
+    default: return with_taps<float>(p, function);
+  }
+}
+
+// For the gradients, whose kernels tell the three narrower types apart themselves.
+template <typename Function>
+void with_variant(const WarpParams& p, const Function& function) {
+  if (p.dtype == DType::kFloat64) return function(DoubleVariant{});
+  with_taps<AnyFloat>(p, function);
+}
+
+// The only place that needs nvcc's own syntax.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned blocks, cudaStream_t stream, const Arguments&... arguments) {
+#ifdef HARDFAST_EMULATED_GPU
+  emulate(kernel, blocks, kThreads, arguments...);
+#else
+  // clang-format off
+  kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
+  // clang-format on
+#endif
+}
+
+inline unsigned grid_size(i64 items) { return static_cast<unsigned>(smaller(items, kMaxBlocks)); }
+
+template <template <typename> class Frame>
+cudaError_t launch_forward(const WarpParams& p, cudaStream_t stream) {
+  const unsigned blocks = grid_size(p.batch * output_tiling(p).count());
+  with_storage(p, [&](auto variant) {
+    using V = decltype(variant);
+    using T = typename V::T;
+    launch(warp_forward_kernel<Frame<T>, T, typename V::Storage, V::kTaps>, blocks, stream, p);
+  });
+  return cudaGetLastError();
+}
+
+// Joins the partial sums [strips, stride] from `offset` on to gradients [groups, values].
+template <typename Factor, typename T>
+void launch_reduce(const WarpParams& p, i64 groups, i64 stride, i64 offset, i64 values, const double* sums, void* grad,
+                   cudaStream_t stream) {
+  if (!grad || groups * values == 0) return;
+  const Reduction reduction = {groups, strip_count(p) / groups, stride, offset, values};
+  const unsigned blocks = grid_size(ceil_div(groups * values, kWarps));
+  launch(warp_reduce_kernel<T, Factor>, blocks, stream, p, reduction, sums, static_cast<T*>(grad));
+}
+
+template <template <typename> class Frame, int kForms>
+cudaError_t launch_grad_matrix(const WarpParams& p, double* sums, cudaStream_t stream) {
+  with_variant(p, [&](auto variant) {
+    using V = decltype(variant);
+    using T = typename V::T;
+    launch(warp_grad_matrix_kernel<Frame<T>, T, typename V::Storage, V::kTaps, kForms>, grid_size(strip_count(p)),
+           stream, p, sums);
+    launch_reduce<MatrixFactor, T>(p, p.map_count, 3 * kForms, 0, 3 * kForms, sums, p.grad_matrix, stream);
+  });
+  return cudaGetLastError();
+}
+
+template <template <typename> class Frame>
+cudaError_t launch_grad_constants(const WarpParams& p, double* sums, cudaStream_t stream) {
+  const i64 stride = constant_sums(p);
+  with_variant(p, [&](auto variant) {
+    using V = decltype(variant);
+    using T = typename V::T;
+    launch(warp_grad_constants_kernel<Frame<T>, T, typename V::Storage, V::kTaps>, grid_size(strip_count(p)), stream, p,
+           sums);
+    launch_reduce<NoFactor, T>(p, p.fill_count, stride, 0, p.channels, sums, p.grad_fill, stream);
+    launch_reduce<NoFactor, T>(p, p.color_count, stride, p.channels, stride - p.channels, sums, p.grad_color, stream);
+  });
+  return cudaGetLastError();
+}
+
+template <template <typename> class Frame>
+cudaError_t launch_grad_image(const WarpParams& p, const GradImageScratch& scratch, cudaStream_t stream) {
+  const unsigned blocks = grid_size(p.batch * output_tiling(p).count());
+  with_variant(p, [&](auto variant) {
+    using V = decltype(variant);
+    using T = typename V::T;
+    using Storage = typename V::Storage;
+    launch(warp_reach_kernel<Frame<T>, T, V::kTaps>, blocks, stream, p, scratch);
+    launch(warp_largest_grad_kernel<T, Storage>, blocks, stream, p, scratch);
+    const InputTiling cut = input_tiling(p, kWords<T>);
+    const i64 items = p.image_count * image_shares(p, cut) * cut.count();
+    launch(warp_grad_image_kernel<Frame<T>, T, Storage, V::kTaps>, grid_size(items), stream, p, scratch);
+    if (!scratch.sums) return;
+    const unsigned elements = grid_size(ceil_div(p.channels * p.height * p.width, kThreads));
+    launch(warp_shared_image_kernel<T, Storage>, elements, stream, p, scratch);
+  });
+  return cudaGetLastError();
+}
+
+HARDFAST_END

@@ -1,0 +1,110 @@
+// How the warps cut their work on a GPU: every size is here, with its reason. All follow from the shapes alone, never
+// from the GPU, and so do all results. The reasons are reckoned, not yet measured.
+#pragma once
+
+#include <cstdint>
+
+#include "../math/macros.h"
+#include "../warp_params.h"
+
+HARDFAST_BEGIN
+
+using i64 = std::int64_t;
+
+// A warp of threads covers 32 neighbouring columns: its loads and stores coalesce for maps near the identity.
+constexpr int kTileWidth = 32;
+// Eight such rows make a block. Sixteen leave no more than one block per multiprocessor at 64 registers and more;
+// four make twice as many blocks, each of which pays for its frame.
+constexpr int kBlockRows = 8;
+constexpr int kThreads = kTileWidth * kBlockRows;
+constexpr int kWarps = kThreads / 32;
+// Blocks that a multiprocessor must hold: it leaves 128 registers to a thread, and 255 in double. Not told, the
+// compiler takes fewer and spills.
+template <typename T>
+constexpr int kResidentBlocks = sizeof(T) == 8 ? 1 : 2;
+// The gradient to the image by 16 taps spills at 128 registers from compute capability 10.0 on.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kCubicImageNeedsAll = true;
+#else
+constexpr bool kCubicImageNeedsAll = false;
+#endif
+template <typename T, int kTaps>
+constexpr int kResidentImageBlocks = kCubicImageNeedsAll && kTaps == 4 ? 1 : kResidentBlocks<T>;
+// A thread takes four rows of a tile, so that the frame, which one thread makes in double, serves 1,024 pixels. Where
+// that leaves too few tiles to fill a GPU of some 130 multiprocessors, it takes one.
+constexpr int kTallTile = 4 * kBlockRows;
+constexpr i64 kEnoughTiles = 1024;
+// Channels whose loads are in flight together, and the most that a colour matrix mixes.
+constexpr int kChannelBlock = 4;
+// A grid has fewer than 2^31 blocks; beyond, blocks take several tiles in turn.
+constexpr i64 kMaxBlocks = (i64{1} << 31) - 1;
+
+// Blocks that sum gradients to parameters: eight for each of some 256 multiprocessors. More only lengthen the list of
+// partial sums, which is scratch and is read once more.
+constexpr i64 kReductionBlocks = 2048;
+// Tiles per such block at most: a thread then adds at most 256 floats before they are added as doubles.
+constexpr i64 kTilesPerStrip = 64;
+
+// The gradient to the image is summed in shared memory: 4,096 words of 64 bits, 32 KiB, which leaves room for three
+// blocks in the 100 KiB of the smallest multiprocessors (sm_86, sm_89, sm_120) and fits the 48 KiB that need no opt-in.
+constexpr int kSharedWords = 4096;
+// Tiles of the output are looked up in groups of 8 x 8, so that a tile of the input need not ask all of them.
+constexpr int kGroupSide = 8;
+constexpr int kGroupTiles = kGroupSide * kGroupSide;
+// Frames made at once, each by a thread of its own.
+constexpr int kFramesAtOnce = 32;
+// Blocks that share the sums of one image that many outputs come from.
+constexpr i64 kSharedImageBlocks = 1024;
+
+HARDFAST_HD i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
+HARDFAST_HD i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+HARDFAST_HD i64 larger(i64 a, i64 b) { return a > b ? a : b; }
+
+// Tiles of one sample's output.
+struct OutputTiling {
+  i64 columns, rows;
+  int height;
+
+  HARDFAST_HD i64 count() const { return columns * rows; }
+};
+
+HARDFAST_HD OutputTiling output_tiling(const WarpParams& p) {
+  const i64 columns = ceil_div(p.out_width, kTileWidth), rows = ceil_div(p.out_height, kTallTile);
+  if (p.batch * columns * rows >= kEnoughTiles) return {columns, rows, kTallTile};
+  return {columns, ceil_div(p.out_height, kBlockRows), kBlockRows};
+}
+
+// Runs of tiles that one block sums over.
+struct Strips {
+  i64 count, tiles;  // per sample; of each strip, the last may have fewer
+};
+
+HARDFAST_HD Strips strips(const WarpParams& p, i64 tiles) {
+  const i64 wanted = larger(ceil_div(kReductionBlocks, larger(p.batch, 1)), ceil_div(tiles, kTilesPerStrip));
+  const i64 each = ceil_div(tiles, larger(smaller(wanted, tiles), 1));
+  return {ceil_div(tiles, larger(each, 1)), each};
+}
+
+// Tiles of the input that one block owns, with the channels that it sums at once: 4,096 words in all. Double sums take
+// two words. Tall and wide tiles are reached by fewer tiles of the output from outside; several channels share the
+// work of finding their positions.
+struct InputTiling {
+  i64 columns, rows, channel_groups;
+  int width, height, channels;
+
+  HARDFAST_HD i64 count() const { return columns * rows * channel_groups; }
+};
+
+HARDFAST_HD InputTiling input_tiling(const WarpParams& p, int words) {
+  InputTiling tiling;
+  tiling.channels = p.channels == 1 ? 1 : (p.channels == 2 || words == 2 ? 2 : 4);
+  const int pixels = kSharedWords / words / tiling.channels;  // 4096, 2048, 1024 or 1024
+  tiling.width = pixels >= 2048 ? 64 : 32;
+  tiling.height = pixels / tiling.width;
+  tiling.columns = ceil_div(p.width, tiling.width);
+  tiling.rows = ceil_div(p.height, tiling.height);
+  tiling.channel_groups = ceil_div(p.channels, tiling.channels);
+  return tiling;
+}
+
+HARDFAST_END
