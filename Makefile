@@ -8,13 +8,21 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find csrc kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py
 CXX_FILES := $(filter %.h %.cpp %.cu,$(SOURCES))
 
-.PHONY: help setup train test test-asan bench lint format clean
+# Arguments of cmake for a build of its own, beside that of setup.py.
+CMAKE_ARGS = -G Ninja -S . -DCMAKE_BUILD_TYPE=Release -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
+  -DHARDFAST_TORCH_DIR=$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
+
+.PHONY: help setup train test test-asan test-gpu sanitize-gpu kernels bench lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make train   distil the digits teacher with HARD and its baselines; RECIPE=... and ARGS="--seeds 1" choose'
 	@echo 'make test    lint and run all tests'
 	@echo 'make test-asan  10,000 random warps under AddressSanitizer and UBSan'
+	@echo 'make kernels    compile the CUDA kernels; registers, spills and shared memory of each: a spill is an error'
+	@echo 'make test-gpu   all tests of the ops on the GPU; without one it fails'
+	@echo 'make sanitize-gpu  every CUDA kernel under compute-sanitizer: memcheck and racecheck'
 	@echo 'make bench   time the ops beside eager and compiled PyTorch'
 	@echo 'make lint    ruff, mypy, clang-format'
 	@echo 'make format  let ruff and clang-format rewrite the sources'
@@ -29,13 +37,27 @@ test: setup lint
 	HARDFAST_REQUIRE=cpu $(BIN)/python -m pytest $(ARGS)
 
 test-asan: setup
-	$(BIN)/cmake -G Ninja -S . -B build/asan -DCMAKE_BUILD_TYPE=Release -DHARDFAST_SANITIZE=ON -DHARDFAST_CUDA=OFF \
-	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
-	  -DHARDFAST_TORCH_DIR=$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])') \
-	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake $(CMAKE_ARGS) -B build/asan -DHARDFAST_SANITIZE=ON -DHARDFAST_CUDA=OFF
 	$(BIN)/cmake --build build/asan --target _ops_cpu
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 HARDFAST_REQUIRE=cpu HARDFAST_FUZZ=10000 \
 	  HARDFAST_LIBRARY_DIR=build/asan $(BIN)/python -m pytest -s -p no:cacheprovider tests/test_warp_fuzz.py $(ARGS)
+
+kernels: $(VENV)/.installed
+	$(BIN)/cmake $(CMAKE_ARGS) -B build/kernels -DHARDFAST_CUDA=ON \
+	  -DHARDFAST_CUDA_ARCHITECTURES='$(or $(HARDFAST_CUDA_ARCHITECTURES),80;86;89;90;100;120)'
+	$(BIN)/cmake --build build/kernels --target cuda_kernels --clean-first > build/kernels.log 2>&1 || \
+	  { cat build/kernels.log; exit 1; }
+	$(BIN)/python kernels/report.py build/kernels.log
+
+test-gpu: setup
+	HARDFAST_REQUIRE=cuda,triton $(BIN)/python -m pytest -p no:cacheprovider tests/gpu $(ARGS)
+
+sanitize-gpu: setup
+	@command -v compute-sanitizer >/dev/null || { echo 'compute-sanitizer was not found: it comes with the CUDA toolkit (cuda-sanitizer)'; exit 1; }
+	for tool in memcheck racecheck; do \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 HARDFAST_REQUIRE=cuda compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    --kernel-regex kns=warp_ $(BIN)/python tests/gpu/every_kernel.py || exit 1; \
+	done
 
 bench: setup
 	$(BIN)/python -m bench $(ARGS)
@@ -71,6 +93,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	@echo 'Compiling ...'
 	@mkdir -p build
-	@$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -v -e . > build/install.log 2>&1 || \
+	@HARDFAST_FORBID_SPILLS=ON $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps -v -e . > build/install.log 2>&1 || \
 	  { tail -n 40 build/install.log; echo 'the compiled parts could not be built: the reason stands above'; exit 1; }
 	@touch $@

@@ -188,7 +188,7 @@ def check(case: Case) -> None:
     assert torch.isfinite(output).all()  # wherever the map leads, an output pixel is made of finite values
     if case.image.dtype == torch.uint8:
         return
-    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output.dtype)
+    grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(output)
     mask = [t is not None for t in tensors]
     backward = getattr(torch.ops.hardfast, f"_{case.name}_backward")
     grads = backward(grad, *tensors, *case.rules(), mask)
