@@ -17,10 +17,12 @@ LIBRARY = torch.library.Library("hardfast", "DEF")
 
 #: The back ends of every op, per device type, best first: a compiled library, or Triton. The first that is usable
 #: serves; where none is, the reference in plain PyTorch does, with one warning that says why.
-WARP_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ()}
+#: On CUDA the compiled warps come first because they reduce parameter gradients in one pass. The row-wise and
+#: elementwise ops only stream memory, which Triton does as well, so they have no CUDA C++.
+WARP_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda", "triton")}
 ROW_BACKENDS: dict[str, tuple[str, ...]] = {"cpu": ("_ops_cpu",), "cuda": ("triton",)}
 BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "affine_warp": {"cpu": ("_ops_cpu",), "cuda": ("_ops_cuda",)},
+    "affine_warp": WARP_BACKENDS,
     "projective_warp": WARP_BACKENDS,
     "flow_warp": WARP_BACKENDS,
     "thin_plate_warp": WARP_BACKENDS,
