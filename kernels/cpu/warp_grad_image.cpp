@@ -249,15 +249,30 @@ void grad_image_tile(const WarpParams& p, const WarpScratch& scratch, i64 image,
                      Tag<Sampler<T, Pad, kMode>>) {
   Workspace<T>& ws = Workspace<T>::of_this_thread();
   const i64 samples = p.image_count == 1 ? p.batch : 1;
+  const i64 area = (tile.width + 2 * kRing) * (tile.height + 2 * kRing), values = 4 * area;
+  // Of many samples each is summed by itself: one long sum of floats would lose what the later ones bring. Those with
+  // fewer outputs than an eighth of the tile share a sum, or passing over the tile would take most of the time.
+  double* totals = samples > 1 ? new double[static_cast<unsigned long>(values)] : nullptr;
+  const i64 outputs = p.out_height * p.out_width, together = area / (8 * outputs) + 1;
   for_each_block(p, [&](const ChannelBlock& block) {
-    const i64 area = (tile.width + 2 * kRing) * (tile.height + 2 * kRing);
-    for (i64 i = 0; i < 4 * area; ++i) ws.window[i] = T(0);
-    for (i64 sample = image * samples; sample < (image + 1) * samples; ++sample) {
+    for (i64 i = 0; i < values; ++i) ws.window[i] = T(0);
+    for (i64 i = 0; totals && i < values; ++i) totals[i] = 0;
+    for (i64 k = 0; k < samples; ++k) {
+      const i64 sample = image * samples + k;
       const Reach* reaches = scratch.reaches ? scratch.reaches + sample * reach_tiling(p).count() : nullptr;
       ImageGradient<Sampler<T, Pad, kMode>>(p, sample).add_sample(block, tile, reaches);
+      if (!totals || (k + 1) % together != 0) continue;
+      for (i64 i = 0; i < values; ++i) {
+        totals[i] += static_cast<double>(ws.window[i]);
+        ws.window[i] = T(0);
+      }
+    }
+    for (i64 i = 0; totals && i < values; ++i) {
+      ws.window[i] = static_cast<T>(totals[i] + static_cast<double>(ws.window[i]));
     }
     store_tile<T, kMode == Mode::kBicubic>(p, image, block, tile, ws);
   });
+  delete[] totals;
 }
 
 }  // namespace

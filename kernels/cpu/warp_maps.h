@@ -11,6 +11,11 @@
 
 HARDFAST_BEGIN
 
+inline double clamp_to(double value, double low, double high) {
+  const double above = value > low ? value : low;  // NaN becomes the lower end
+  return above < high ? above : high;
+}
+
 // Control rows whose sums an item collects.
 struct ControlRows {
   std::int64_t begin, end;
@@ -186,12 +191,16 @@ class CoordinateMap {
   ControlColumns locate_columns(double column, std::int64_t n) const {
     const FlowTaps left = flow_taps(columns_, column);
     const std::int64_t last = flow_taps(columns_, column + static_cast<double>(n - 1)).first + left.count;
-    const double per_pixel = columns_.per_pixel, offset = columns_.offset - static_cast<double>(left.first);
+    const std::int64_t count = last - left.first, before = p_.spline ? 1 : 0;
+    const double per_pixel = columns_.per_pixel, offset = columns_.offset - static_cast<double>(left.first + before);
+    const double last_cell = static_cast<double>(count - left.count);
     std::int32_t* __restrict first = ws_.map_column;
     T(*__restrict weights)[kChunk] = ws_.map_weights;
     for (std::int64_t k = 0; k < n; ++k) {
       const double at = per_pixel * (column + static_cast<double>(k)) + offset;
-      const double whole = __builtin_floor(at);
+      // A position on a control point may be rounded to before it, and so before the line: the cell is what decides
+      // the weights, or they would go to the wrong points.
+      const double whole = clamp_to(__builtin_floor(at), 0.0, last_cell);
       const T t = static_cast<T>(at - whole);
       if (p_.spline) {
         const CubicWeights<T> w = bspline_weights(t);
@@ -200,14 +209,7 @@ class CoordinateMap {
         weights[0][k] = T(1) - t;
         weights[1][k] = t;
       }
-      // Rounding may move a tap across a whole position, never out of the line.
-      const std::int32_t cell = static_cast<std::int32_t>(whole) - (p_.spline ? 1 : 0);
-      first[k] = cell;
-    }
-    const std::int64_t count = last - left.first;
-    for (std::int64_t k = 0; k < n; ++k) {
-      const std::int64_t most = count - left.count, cell = first[k];
-      first[k] = static_cast<std::int32_t>(cell < 0 ? 0 : cell < most ? cell : most);
+      first[k] = static_cast<std::int32_t>(whole);
     }
     return {left.first, count};
   }

@@ -19,11 +19,6 @@ struct Range {
   double low, high;
 };
 
-inline double clamp_to(double value, double low, double high) {
-  const double above = value > low ? value : low;  // NaN becomes the lower end
-  return above < high ? above : high;
-}
-
 inline Tile tile_at(const Tiling& tiling, std::int64_t index, std::int64_t height, std::int64_t width) {
   const std::int64_t y = index / tiling.columns * tiling.tile_height, x = index % tiling.columns * tiling.tile_width;
   const std::int64_t rows = height - y, columns = width - x;
