@@ -46,6 +46,7 @@ import torch
 from torch import Tensor
 
 from hardfast.ops import _checks, affine_warp, flow_warp, projective_warp
+from hardfast.ops._warp import height_width
 from hardfast.reference._sampling import compute_dtype
 
 Size = Sequence[int]
@@ -81,6 +82,7 @@ def warp_affine(
     Gradients, memory and errors: as :func:`hardfast.affine_warp`; gradients also reach ``M``.
     """
     _check_matrix("M", M, 2)
+    dsize = height_width("dsize", dsize)
     theta = theta_from_matrix(M.double(), src.shape[-2:], dsize, align_corners=align_corners)
     fill = _fill(fill_value) if padding_mode == "fill" else None
     return affine_warp(
@@ -118,6 +120,7 @@ def warp_perspective(
     Gradients, memory and errors: as :func:`hardfast.projective_warp`; gradients also reach ``M``.
     """
     _check_matrix("M", M, 3)
+    dsize = height_width("dsize", dsize)
     homography = homography_from_matrix(M.double(), src.shape[-2:], dsize, align_corners=align_corners)
     fill = _fill(fill_value) if padding_mode == "fill" else None
     return projective_warp(
@@ -372,7 +375,7 @@ def _check_vectors(name: str, value: Tensor, channel: int, dims: int) -> None:
 def _fill(value: float | Sequence[float] | Tensor | None) -> float | Sequence[float] | Tensor | None:
     """kornia's shapes of a fill as those of the warps."""
     if not isinstance(value, Tensor):
-        return value
+        return value[0] if isinstance(value, Sequence) and len(value) == 1 else value
     if value.dim() == 4 and value.shape[2:] == (1, 1):
         value = value[:, :, 0, 0]
     return value[0] if value.shape == (1,) else value

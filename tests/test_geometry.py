@@ -310,6 +310,8 @@ def test_nothing_waits_for_or_names_a_device():
         ),
         (lambda: G.warp_perspective(images(1), torch.eye(3), IMAGE), ValueError, r"M must have shape \[B or 1, 3, 3\]"),
         (lambda: G.warp_affine(images(1), torch.ones(1, 2, 3).long(), IMAGE), TypeError, "M must be float32"),
+        (lambda: G.warp_affine(images(1), torch.ones(1, 2, 3), 5), ValueError, "dsize must be"),
+        (lambda: G.warp_perspective(images(1), torch.ones(1, 3, 3), (5, 0)), ValueError, "dsize must be"),
         (lambda: G.get_perspective_transform(torch.rand(1, 4, 2), torch.rand(1, 3, 2)), ValueError, "points_dst"),
         (
             lambda: G.get_rotation_matrix2d(torch.rand(1, 2), 30.0, torch.rand(1, 2)),

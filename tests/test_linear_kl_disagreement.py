@@ -270,7 +270,11 @@ def test_empty_batch():
     assert total.item() == 0
     total.backward()
     assert not tensors["student_weight"].grad.any()
-    assert linear_kl_disagreement(**tensors).isnan()
+    mean = linear_kl_disagreement(**tensors)
+    assert mean.isnan()
+    for gradient in torch.autograd.grad(mean, list(tensors.values()), create_graph=True):
+        assert not gradient.any()
+    assert not torch.autograd.grad(linear_kl_disagreement(**tensors), tensors["student_weight"])[0].any()
 
 
 def test_bitwise_equal_over_runs():

@@ -9,9 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from warp_cases import AFFINE, MODES, PADDINGS, WarpCase, assert_all_close, every_warp, gradients, random_image
 
+from hardfast import ops, reference
 from hardfast.ops import affine_warp
+from hardfast.testing import assert_as_exact
 
 
 def random_color(batch: int, channels: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -247,3 +250,69 @@ IMAGE, THETA = torch.zeros(2, 3, 4, 4), torch.eye(2, 3).repeat(2, 1, 1)
 def test_errors_name_the_option(match, options):
     with pytest.raises(ValueError, match=match):
         affine_warp(IMAGE, THETA, **options)
+
+
+@pytest.mark.parametrize("fill", ["red", [0.5, "red", 1], object(), torch.zeros(3, dtype=torch.complex64)], ids=str)
+def test_a_fill_that_is_no_number_is_named(fill):
+    with pytest.raises(TypeError, match="fill must be"):
+        affine_warp(IMAGE, THETA, padding_mode="fill", fill=fill)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "cubic_bspline"])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("controls", "size", "factor"), [(40, 8, 1), (63, 9, 1), (100, 300, 1), (26, 546, 1), (40, 8, 5), (63, 9, 7)]
+)
+def test_output_pixels_on_control_points(interpolation, align_corners, controls, size, factor):
+    # At the ends of a run, where a rounding error decides between two cells.
+    image, flow = random_image((1, 1, controls, controls)), 0.1 * random_image((1, 2, controls, controls), seed=1)
+    options = {"align_corners": align_corners, "interpolation": interpolation, "antialias": factor}
+    inputs, grad = (image, flow), random_image((1, 1, size, size), seed=2)
+
+    def ours(image, flow):
+        return ops.flow_warp(image, flow, (size, size), padding_mode="border", **options)
+
+    def theirs(image, flow):
+        return reference.flow_warp(image, flow, (size, size), padding_mode="border", **options)
+
+    torch.testing.assert_close(ours(*inputs), theirs(*inputs), rtol=0, atol=1e-10)
+    assert_all_close(gradients(ours, inputs, grad), gradients(theirs, inputs, grad), 1e-10)
+
+
+@pytest.mark.parametrize(("side", "batch", "out"), [(4, 256, 128), (28, 64, 28), (150, 40, 7)])
+def test_the_gradient_of_a_shared_image_is_as_exact_as_torchs(side, batch, out):
+    image = random_image((1, 2, side, side), torch.float32)
+    theta = 0.5 * torch.eye(2, 3).expand(batch, -1, -1) + 0.05 * random_image((batch, 2, 3), torch.float32)
+    grad = random_image((batch, 2, out, out), torch.float32, seed=3).abs()
+
+    def theirs(image, theta):
+        grid = F.affine_grid(theta, [batch, 2, out, out], align_corners=False)
+        return F.grid_sample(image.expand(batch, -1, -1, -1), grid, align_corners=False)
+
+    result = gradients(lambda i: ops.affine_warp(i, theta, (out, out)), [image], grad)[0]
+    peer = gradients(lambda i: theirs(i, theta), [image], grad)[0]
+    exact = gradients(lambda i: theirs(i, theta.double()), [image.double()], grad.double())[0]
+    assert_as_exact(result, peer, exact)
+
+
+def test_numbers_become_tensors_that_keep_gradients():
+    image, eye = random_image((1, 3, 4, 4)), torch.eye(2, 3, dtype=torch.float64)[None] * 3
+    expected = ops.affine_warp(image, eye, padding_mode="fill", fill=torch.tensor([0.5, 1.0, 2.0]))
+    value = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    for fill in ([0.5, 1, value], np.array([0.5, 1.0, 2.0]), (np.float32(0.5), 1, 2.0)):
+        assert torch.equal(ops.affine_warp(image, eye, padding_mode="fill", fill=fill), expected)
+    ops.affine_warp(image, eye, padding_mode="fill", fill=[0.5, 1, value]).sum().backward()
+    assert value.grad > 0
+
+
+def test_numbers_do_not_compile_anew():
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    image, eye = random_image((1, 1, 4, 4)), torch.eye(2, 3, dtype=torch.float64)[None] * 3
+    compiled = torch.compile(
+        lambda fill: ops.affine_warp(image, eye, padding_mode="fill", fill=fill), backend=counter, fullgraph=True
+    )
+    for k in range(6):
+        expected = ops.affine_warp(image, eye, padding_mode="fill", fill=1.5 + k)
+        torch.testing.assert_close(compiled(1.5 + k), expected)
+    assert counter.frame_count <= 2

@@ -48,6 +48,25 @@ def not_negative(name: str, value: Any) -> float:
     return result
 
 
+def real_values(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number, nested sequences of them, or a tensor, as a tensor that gradients flow through.
+
+    Numbers are written on the device, one by one: a copy from the host would wait for it.
+    """
+    if isinstance(values, Tensor):
+        if values.is_complex():
+            raise TypeError(f"{name} must be real, got {values.dtype}")
+        return values.to(device=device, dtype=dtype, non_blocking=True)
+    if isinstance(values, (int, float, Real)):
+        return torch.ones((), dtype=dtype, device=device) * float(values)  # torch.full() is compiled for one value
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise TypeError(f"{name} must be numbers or a tensor, got {values!r}")
+    entries = [real_values(name, value, dtype, device) for value in values]
+    if len({entry.shape for entry in entries}) != 1:
+        raise ValueError(f"{name} must be numbers in rows of one length, got {values!r}")
+    return torch.stack(entries)
+
+
 def inspectable(value: Tensor) -> bool:
     """Whether looking at the values of a tensor costs no synchronisation and breaks no traced graph."""
     if value.device.type != "cpu" or torch.compiler.is_compiling() or transforms_active():

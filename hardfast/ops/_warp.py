@@ -18,6 +18,7 @@ from hardfast.ops._library import LIBRARY, register_fallback
 from hardfast.ops._transforms import differentiable
 from hardfast.reference._sampling import Sampling, Values, compute_dtype, sub_samples, to_pixel_dtype
 
+LONGEST_SIDE = 2**31 - 9  # the kernels count pixels along a side, and some beyond its ends, in 32 bits
 MODES = ("bilinear", "nearest", "bicubic")
 PADDING_MODES = ("zeros", "border", "reflection", "fill")
 FUSED_COLOR_CHANNELS = 4  # so many channels of a pixel are at hand together in the kernels
@@ -82,20 +83,24 @@ def warp_image(
 
 
 def _whole_numbers(values: Any) -> list[int] | None:
-    """``values`` as positive integers, numpy's included; None if they are anything else."""
+    """``values`` as positive integers that a side may have, numpy's included; None if they are anything else."""
     try:
         numbers: list[Any] = [n if isinstance(n, (int, torch.SymInt)) else operator.index(n) for n in values]
     except TypeError:
         return None
-    return numbers if all(n >= 1 for n in numbers) else None
+    return numbers if all(1 <= n <= LONGEST_SIDE for n in numbers) else None
 
 
 def _output_size(image: Tensor, size: Sequence[int] | None) -> list[int]:
     if size is None:
         return [image.shape[2], image.shape[3]]
+    return height_width("size", size)
+
+
+def height_width(name: str, size: Any) -> list[int]:
     numbers = _whole_numbers(size)
     if numbers is None or len(numbers) != 2:
-        raise ValueError(f"size must be (height, width), two positive whole numbers of pixels, got {size!r}")
+        raise ValueError(f"{name} must be (height, width), two positive whole numbers of pixels, got {size!r}")
     return numbers
 
 
@@ -117,7 +122,7 @@ def _fill_values(fill: Values | None, image: Tensor) -> Tensor | None:
     """``fill`` as ``[1, C]`` or ``[B, C]`` in the dtype of the arithmetic."""
     if fill is None:
         return None
-    values = torch.as_tensor(fill, dtype=compute_dtype(image), device=image.device)
+    values = _checks.real_values("fill", fill, compute_dtype(image), image.device)
     channels = image.shape[1]
     if values.dim() == 0:
         return values.expand(1, channels)
@@ -133,7 +138,7 @@ def _color_maps(color: Values | None, image: Tensor) -> Tensor | None:
     """``color`` as ``[1, C, C + 1]`` or ``[B, C, C + 1]`` in the dtype of the arithmetic."""
     if color is None:
         return None
-    maps = torch.as_tensor(color, dtype=compute_dtype(image), device=image.device)
+    maps = _checks.real_values("color", color, compute_dtype(image), image.device)
     channels = image.shape[1]
     if maps.dim() not in (2, 3) or maps.shape[-2] != channels or maps.shape[-1] != channels + 1:
         raise ValueError(

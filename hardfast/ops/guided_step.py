@@ -220,7 +220,11 @@ def _coefficients(
 
 
 def _widened(value: float | Tensor) -> Any:
-    return value.to(torch.float64) if isinstance(value, Tensor) else float(value)
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    if torch.compiler.is_compiling():
+        return torch.ones([], dtype=torch.float64) * value  # else each number would have a graph of its own
+    return float(value)
 
 
 def _at_least_zero(value: Any) -> Any:

@@ -96,7 +96,7 @@ def linear_kl_disagreement(
     _checks.one_of("divergence", divergence, DIVERGENCES)
     _checks.one_of("reduction", reduction, REDUCTIONS)
     temperature = _checks.positive("temperature", temperature)
-    if isinstance(chunk_rows, (bool, float)) or (chunk_rows is not None and chunk_rows < 1):
+    if chunk_rows is not None and (type(chunk_rows) is not int or chunk_rows < 1):
         raise ValueError(f"chunk_rows must be a positive whole number or None, got {chunk_rows!r}")
 
     lead, classes = student_features.shape[:-1], student_weight.shape[0]
@@ -273,7 +273,12 @@ def _linear_kl_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     inputs, options, mask = args[:6], args[6:11], args[11]
     _, _, per_sample, divisor, _ = options
     gradients = _run(inputs, options, grad if per_sample else None, mask)[1:]
-    return _scaled(gradients, inputs, None if per_sample else grad / divisor)
+    return _scaled(gradients, inputs, None if per_sample else _share(grad, inputs, divisor))
+
+
+def _share(grad: Tensor, inputs: Sequence[Any], divisor: float) -> Tensor:
+    """What the gradients of the sum over all rows are multiplied by; of no rows they are zeros, not 0 / 0."""
+    return grad if inputs[0].shape[0] == 0 else grad / divisor
 
 
 def _scaled(gradients: Sequence[Tensor], inputs: Sequence[Any], scale: Tensor | None) -> tuple[Tensor, ...]:
@@ -320,7 +325,7 @@ def _autograd(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ..
     inputs = ctx.saved_tensors
     at_hand = ctx.gradients is not None and all(has for has, needs in zip(ctx.mask, wanted, strict=True) if needs)
     if at_hand and not torch.is_grad_enabled():
-        grads = _scaled(ctx.gradients, inputs, grad / ctx.options[3])
+        grads = _scaled(ctx.gradients, inputs, _share(grad, inputs, ctx.options[3]))
         ctx.gradients = None
     else:
         grads = _backward(grad, *inputs, *ctx.options, wanted)

@@ -51,7 +51,9 @@ def thin_plate_warp(
         ``[B, C, H_out, W_out]`` in the dtype and memory format of ``image``. Points that determine no spline give
         non-finite positions, which sample some pixel at or beyond an edge of the image.
 
-    Gradients: to ``image``, ``source_points``, ``target_points``, ``fill`` and ``color``, as in :func:`affine_warp`.
+    Gradients: to ``image``, ``source_points``, ``target_points``, ``fill`` and ``color``, as in :func:`affine_warp`;
+    but LAPACK solves for the weights, and of more than a dozen points its last bits may depend on the number of
+    threads.
 
     Memory: as in :func:`affine_warp`, and ``(K + 3)**2`` float64 a sample for the weights, which are solved for in
     float64.
