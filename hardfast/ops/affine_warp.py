@@ -60,7 +60,8 @@ def affine_warp(
 
     Gradients: to ``image``, ``theta``, ``fill`` and ``color``, each alone or together, to any order in reverse mode.
     What is shared by the batch gets the sum over it. Bitwise reproducible: on the CPU for any number of threads, and
-    on GPUs, where one gradient that is not finite makes all of its image's NaN. With ``mode="nearest"`` the gradient to ``theta`` is zero, as in PyTorch.
+    on GPUs, where one gradient that is not finite makes all of its image's NaN. With ``mode="nearest"`` the gradient to
+    ``theta`` is zero, as in PyTorch.
 
     Memory: the output, or the gradients that are asked for, and at most 1 % of them in scratch. A ``color`` of more
     than four channels takes one more output, and for half precision and uint8 a float32 copy of image and output.
