@@ -1,0 +1,95 @@
+"""``python -m bench.diffusion``: memory and time of the sampling chain's gradient, by strategy and number of steps."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from bench.memory import peak_bytes
+from bench.timing import time_alternating
+from hardfast.diffusion import EXACT_STRATEGIES, INEXACT_STRATEGIES, ClassUNetDenoiser, Sampler, Schedule
+
+CLASSES = 10
+STRATEGIES = EXACT_STRATEGIES + INEXACT_STRATEGIES
+ONE_CALL = "one call + latents"
+
+
+def class_denoiser() -> ClassUNetDenoiser:
+    """A small class-conditional UNet, as a constant."""
+    torch.manual_seed(0)
+    model = UNet2DModel(
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        num_class_embeds=CLASSES + 1,
+    )
+    return ClassUNetDenoiser(model.eval().requires_grad_(False))
+
+
+def gradient_of_chain(
+    denoiser: ClassUNetDenoiser, noise: Tensor, steps: int, strategy: str, *, guided: bool
+) -> Callable[[], Tensor]:
+    """From noise to the gradient of the final latents' squares."""
+    schedule = Schedule.from_scheduler(DDIMScheduler(clip_sample=False), steps)
+    sampler = Sampler(denoiser, schedule, 3.0 if guided else 1.0, memory=strategy)
+    labels = torch.arange(len(noise)) % CLASSES
+
+    def run() -> Tensor:
+        latents = noise.clone().requires_grad_()
+        final = sampler(latents, labels, torch.full_like(labels, CLASSES)).latents
+        return torch.autograd.grad(final.square().mean(), latents)[0]
+
+    return run
+
+
+def measure_memory(
+    denoiser: ClassUNetDenoiser, noise: Tensor, steps: int, strategies: Sequence[str], *, guided: bool
+) -> dict[str, int]:
+    """Peak bytes of PyTorch's allocator by strategy, beside those of one call with gradient and of the latents."""
+    inputs = torch.cat([noise, noise]) if guided else noise
+    labels = torch.arange(len(inputs)) % CLASSES
+
+    def one_call() -> Tensor:
+        latents = inputs.clone().requires_grad_()
+        prediction = denoiser(latents, torch.full((len(inputs),), 500), labels)
+        return torch.autograd.grad(prediction.square().mean(), latents)[0]
+
+    peaks = {ONE_CALL: peak_bytes(one_call) + steps * noise.numel() * noise.element_size()}
+    for strategy in strategies:
+        peaks[strategy] = peak_bytes(gradient_of_chain(denoiser, noise, steps, strategy, guided=guided))
+    return peaks
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.diffusion", description=__doc__)
+    parser.add_argument("--steps", type=int, nargs="+", default=[5, 20, 50])
+    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--guided", action="store_true", help="with classifier-free guidance: two passes a call")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    denoiser = class_denoiser()
+    noise = torch.randn(args.batch, 3, args.size, args.size)
+    print(f"{'strategy':12}{'steps':>7}{'peak MiB':>11}{'/ (call + latents)':>20}{'/ full':>9}{'time / full':>13}")
+    for steps in args.steps:
+        peaks = measure_memory(denoiser, noise, steps, STRATEGIES, guided=args.guided)
+        runs = {name: gradient_of_chain(denoiser, noise, steps, name, guided=args.guided) for name in STRATEGIES}
+        times = {name: timing.median_ms for name, timing in time_alternating(runs, rounds=args.rounds).items()}
+        for name in STRATEGIES:
+            print(
+                f"{name:12}{steps:7}{peaks[name] / 2**20:11.2f}{peaks[name] / peaks[ONE_CALL]:20.3f}"
+                f"{peaks[name] / peaks['full']:9.3f}{times[name] / times['full']:13.2f}",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,20 @@
+"""Diffusion sampling that is differentiated through its whole chain, and guided by what a student gets wrong."""
+
+from hardfast.diffusion.denoisers import ClassUNetDenoiser, Denoiser, PromptUNetDenoiser, TransformerDenoiser
+from hardfast.diffusion.memory import EXACT_STRATEGIES, INEXACT_STRATEGIES, Memory
+from hardfast.diffusion.sampling import Sampler, Samples, decode_in_chunks
+from hardfast.diffusion.schedule import Schedule
+
+__all__ = [
+    "EXACT_STRATEGIES",
+    "INEXACT_STRATEGIES",
+    "ClassUNetDenoiser",
+    "Denoiser",
+    "Memory",
+    "PromptUNetDenoiser",
+    "Sampler",
+    "Samples",
+    "Schedule",
+    "TransformerDenoiser",
+    "decode_in_chunks",
+]
