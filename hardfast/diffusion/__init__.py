@@ -1,7 +1,10 @@
 """Diffusion sampling that is differentiated through its whole chain, and guided by what a student gets wrong."""
 
+from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.denoisers import ClassUNetDenoiser, Denoiser, PromptUNetDenoiser, TransformerDenoiser
+from hardfast.diffusion.guidance import GuidanceSettings, GuidedImages, guide, seeded_noise
 from hardfast.diffusion.memory import EXACT_STRATEGIES, INEXACT_STRATEGIES, Memory
+from hardfast.diffusion.objective import GuidanceObjective
 from hardfast.diffusion.sampling import Sampler, Samples, decode_in_chunks
 from hardfast.diffusion.schedule import Schedule
 
@@ -9,7 +12,11 @@ __all__ = [
     "EXACT_STRATEGIES",
     "INEXACT_STRATEGIES",
     "ClassUNetDenoiser",
+    "CutOuts",
     "Denoiser",
+    "GuidanceObjective",
+    "GuidanceSettings",
+    "GuidedImages",
     "Memory",
     "PromptUNetDenoiser",
     "Sampler",
@@ -17,4 +24,6 @@ __all__ = [
     "Schedule",
     "TransformerDenoiser",
     "decode_in_chunks",
+    "guide",
+    "seeded_noise",
 ]
