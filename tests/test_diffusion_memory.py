@@ -59,13 +59,49 @@ def test_exact_strategies_give_equal_gradients(steps, memory):
 
 @pytest.mark.parametrize("strategy", ["per_step", "nested", "recursive"])
 @pytest.mark.parametrize("options", [{"clip_sample": True}, {"prediction_type": "v_prediction"}], ids=["clipped", "v"])
-def test_dropout_parameters_and_clipping(strategy, options):
-    denoiser = TinyDenoiser(dropout=0.4).train().requires_grad_(True)
+@pytest.mark.parametrize("trainable", [False, True])
+def test_dropout_parameters_and_clipping(strategy, options, trainable):
+    denoiser = TinyDenoiser(dropout=0.4).train().requires_grad_(trainable)
     expected = gradients(denoiser, 5, "full", 2, **options)
     # Blocks recomputed in a recomputed call add up the parameters' gradients in another order.
     for ours, theirs in zip(gradients(denoiser, 5, strategy, 2, **options), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
     assert all(p.grad is None for p in denoiser.parameters())
+
+
+@pytest.mark.parametrize("strategy", ["per_step", "recursive"])
+def test_second_derivatives(strategy):
+    latents, direction = torch.randn(2, 1, 2, 3, 3, dtype=torch.float64)
+    conditioning = torch.randn(1, 6, dtype=torch.float64)
+    products = []
+    for memory in ("full", strategy):
+        leaf = latents.clone().requires_grad_()
+        loss = Sampler(TinyDenoiser(), schedule(4), memory=memory)(leaf, conditioning).latents.sin().sum()
+        (grad,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        products.append(torch.autograd.grad((grad * direction).sum(), leaf)[0])
+    torch.testing.assert_close(products[1], products[0], rtol=1e-10, atol=1e-12)
+
+
+def test_recomputation_keeps_autocast():
+    denoiser = TinyDenoiser().float()
+    latents, conditioning = torch.randn(2, 2, 4, 4), torch.randn(2, 6)
+    grads = []
+    for memory in ("full", "per_step"):
+        leaf = latents.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            final = Sampler(denoiser, schedule(3), memory=memory)(leaf, conditioning).latents
+        grads.append(torch.autograd.grad(final.float().square().sum(), leaf)[0])
+    assert torch.equal(*grads)
+
+
+def test_tensors_hidden_in_a_callable_get_their_gradients():
+    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    latents = torch.randn(2, 3, dtype=torch.float64)
+    grads = []
+    for memory in ("full", "per_step", "recursive"):
+        final = Sampler(lambda x, t, c: (weight * x).tanh(), schedule(4), memory=memory)(latents).latents
+        grads.append(torch.autograd.grad(final.sum(), weight)[0])
+    torch.testing.assert_close(grads[1:], grads[:1] * 2)
 
 
 @pytest.mark.parametrize(("slots", "repeats"), [(1, 4), (2, 3), (3, 2), (4, 2), (5, 1), (2, 5)])

@@ -15,6 +15,9 @@ class Denoiser(Protocol):
     ``latents`` are ``[B, ...]``, ``t`` is ``[B]``, ``conditioning`` is ``[B, ...]`` or None; the prediction has the
     shape of ``latents``. Samples must not influence one another. For ``memory="nested"`` it also has a method
     ``recompute_blocks()``, a context in which its blocks are recomputed in the backward.
+
+    A module without trainable parameters is taken for a constant: it must not hide other tensors that need a gradient.
+    Other callables may.
     """
 
     def __call__(self, latents: Tensor, t: Tensor, conditioning: Tensor | None) -> Tensor: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hardfast.diffusion.recompute import recompute
 from hardfast.ops import _checks
 
 EXACT_STRATEGIES = ("full", "per_step", "nested", "recursive")
@@ -62,11 +63,14 @@ class Memory:
 
 
 class Chain(Protocol):
-    """One sampling run: what the denoiser predicts at step ``i``, and what follows from it."""
+    """One sampling run: what the denoiser predicts at step ``i`` from its inputs, and what follows from it."""
 
     steps: int
+    constant_denoiser: bool  # nothing needs a gradient but the latents and the inputs
 
-    def predict(self, i: int, latents: Tensor) -> Tensor: ...
+    def inputs(self, i: int) -> tuple[Tensor | None, ...]: ...
+
+    def predict(self, i: int, latents: Tensor, *inputs: Tensor | None) -> Tensor: ...
 
     def update(self, i: int, latents: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -79,30 +83,39 @@ def run_chain(chain: Chain, latents: Tensor, keep_last: int, memory: Memory) -> 
     """Final latents and the ``keep_last`` last predicted clean latents, oldest first."""
     first_kept = chain.steps - keep_last
 
+    def kept(i: int, step: tuple[Tensor, ...]) -> State:
+        return step[0], step[1:] if i >= first_kept else ()
+
     def step(i: int, latents: Tensor) -> State:
-        following, clean = chain.update(i, latents, chain.predict(i, latents))
-        return following, ((clean,) if i >= first_kept else ())
+        return kept(i, chain.update(i, latents, chain.predict(i, latents, *chain.inputs(i))))
 
     def constant_step(i: int, latents: Tensor) -> State:
         with torch.no_grad():
-            prediction = chain.predict(i, latents)
-        following, clean = chain.update(i, latents, prediction)
-        return following, ((clean,) if i >= first_kept else ())
+            prediction = chain.predict(i, latents, *chain.inputs(i))
+        return kept(i, chain.update(i, latents, prediction))
 
-    recomputed = _recomputed(step)
+    def recomputed_step(i: int, latents: Tensor) -> State:
+        if not chain.constant_denoiser:
+            return _recomputed(step)(i, latents)
+
+        def from_inputs(latents: Tensor, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
+            return chain.update(i, latents, chain.predict(i, latents, *inputs))
+
+        return kept(i, recompute(from_inputs, latents, *chain.inputs(i)))
+
     if memory.strategy == "full":
         return _loop([step] * chain.steps, latents)
     if memory.strategy == "recursive":
-        return _recursive(step, 0, chain.steps, memory.kept_latents, latents, last_step=recomputed)
+        return _recursive(step, 0, chain.steps, memory.kept_latents, latents, last_step=recomputed_step)
     if memory.strategy == "truncated":
         constant = max(0, chain.steps - memory.last_steps)
-        return _loop([constant_step] * constant + [recomputed] * (chain.steps - constant), latents)
+        return _loop([constant_step] * constant + [recomputed_step] * (chain.steps - constant), latents)
     if memory.strategy == "one_step":
         return _one_step(chain, step, latents)
-    return _loop([recomputed] * chain.steps, latents)
+    return _loop([recomputed_step] * chain.steps, latents)
 
 
-def _loop(steps: list[Callable[[int, Tensor], State]], latents: Tensor) -> State:
+def _loop(steps: Sequence[Callable[[int, Tensor], State]], latents: Tensor) -> State:
     kept: tuple[Tensor, ...] = ()
     for i, step in enumerate(steps):
         latents, clean = step(i, latents)
@@ -153,7 +166,7 @@ def _one_step(chain: Chain, step: Callable[[int, Tensor], State], latents: Tenso
         final, kept = _loop([step] * chain.steps, latents)
 
     def first_clean(latents: Tensor) -> Tensor:
-        return chain.update(0, latents, chain.predict(0, latents))[1]
+        return chain.update(0, latents, chain.predict(0, latents, *chain.inputs(0)))[1]
 
     clean = _recomputed(first_clean)(latents)
     # Zero in value, and the gradient of the first predicted clean latents.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hardfast.diffusion.denoisers import Denoiser
@@ -142,7 +142,7 @@ class Sampler:
         for i in reversed(range(run.steps)):
             target = latents
             for _ in range(iterations):
-                noise = run.noise(i, latents, run.predict(i, latents))
+                noise = run.noise(i, latents, run.predict(i, latents, *run.inputs(i)))
                 latents = guided_step(target, noise, alpha_bar=run.levels_next[i], alpha_bar_next=run.levels[i])[0]
         return latents / self.schedule.initial_scale
 
@@ -203,20 +203,28 @@ class _Run:
         self.levels: list[float] = schedule.alpha_bar.tolist()
         self.levels_next: list[float] = schedule.alpha_bar_next.tolist()
         assert isinstance(sampler.memory, Memory)
+        self.constant_denoiser = isinstance(sampler.denoiser, nn.Module) and not any(
+            parameter.requires_grad for parameter in sampler.denoiser.parameters()
+        )
         self.recompute_blocks: Callable[[], Any] = nullcontext
         if sampler.memory.strategy == "nested":
             self.recompute_blocks = sampler.denoiser.recompute_blocks  # type: ignore[attr-defined]
 
-    def predict(self, i: int, latents: Tensor) -> Tensor:
+    def inputs(self, i: int) -> tuple[Tensor | None, ...]:
+        """The conditioning of each pass, then the offsets of each at this step."""
+        return *self.conditioning, *(None if offsets is None else offsets[:, i] for offsets in self.offsets)
+
+    def predict(self, i: int, latents: Tensor, *inputs: Tensor | None) -> Tensor:
         """``[P * B, ...]``: all passes in one call."""
-        passes = [self._conditioning_at(i, c, o) for c, o in zip(self.conditioning, self.offsets, strict=True)]
+        count = len(self.conditioning)
+        passes = [self._conditioning_of(c, o) for c, o in zip(inputs[:count], inputs[count:], strict=True)]
         conditioning = None if passes[0] is None else torch.cat([p for p in passes if p is not None])
-        inputs = torch.cat([latents] * len(passes)) if len(passes) > 1 else latents
+        repeated = torch.cat([latents] * count) if count > 1 else latents
         with self.recompute_blocks():
-            prediction = self.sampler.denoiser(inputs, self.timesteps[i].expand(len(inputs)), conditioning)
-        if prediction.shape != inputs.shape:
+            prediction = self.sampler.denoiser(repeated, self.timesteps[i].expand(len(repeated)), conditioning)
+        if prediction.shape != repeated.shape:
             raise ValueError(
-                f"denoiser must predict the shape of its latents, {list(inputs.shape)}, got {list(prediction.shape)}"
+                f"denoiser must predict the shape of its latents, {list(repeated.shape)}, got {list(prediction.shape)}"
             )
         return prediction
 
@@ -248,11 +256,11 @@ class _Run:
         )[1]
         return (latents - self.levels[i] ** 0.5 * clean) / (1 - self.levels[i]) ** 0.5
 
-    def _conditioning_at(self, i: int, conditioning: Tensor | None, offsets: Tensor | None) -> Tensor | None:
+    def _conditioning_of(self, conditioning: Tensor | None, offset: Tensor | None) -> Tensor | None:
         if conditioning is None:
             return None
-        if offsets is not None:
-            conditioning = conditioning + offsets[:, i]
+        if offset is not None:
+            conditioning = conditioning + offset
         return conditioning.expand(self.samples, *conditioning.shape[1:])
 
 
