@@ -52,9 +52,9 @@ def guided_prediction(denoiser, latents, t, conditioning, null, scale):
     [
         {},
         {"clip_sample": True, "clip_sample_range": 0.7},
-        {"timestep_spacing": "trailing", "set_alpha_to_one": False},
+        {"timestep_spacing": "trailing"},
         {"timestep_spacing": "linspace", "beta_schedule": "scaled_linear"},
-        {"steps_offset": 1},
+        {"steps_offset": 1, "set_alpha_to_one": False},
     ],
     ids=["default", "clipped", "trailing", "linspace", "offset"],
 )

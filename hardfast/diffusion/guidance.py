@@ -286,9 +286,9 @@ class _Search:
             self.valid = self.valid & grad.flatten(1).isfinite().all(1)
         before = [variable.detach().clone() for variable in self.variables]
         for variable, grad in zip(self.variables, grads, strict=True):
-            # Adam must not see NaN, not even of an image whose result is dropped below.
-            variable.grad = torch.where(_per_image(self.valid, grad), -grad, 0)
+            variable.grad = -grad
         self.optimizer.step()
+        # Adam works number by number: what is NaN for an invalid image, there too, touches no other.
         with torch.no_grad():
             self.latents *= _per_image(self.norm / _norm(self.latents), self.latents)
             for variable, old in zip(self.variables, before, strict=True):
