@@ -265,8 +265,9 @@ def test_programs_that_share_a_sample(monkeypatch, name):
 def test_sums_of_many_rows():
     reduce = importlib.import_module("hardfast._triton._warp_reduce")
     rows = torch.randn(2, 70, 37, generator=torch.Generator().manual_seed(13), dtype=torch.float64)
-    torch.testing.assert_close(reduce.sum_partials(rows, shared=False), rows.sum(1))
-    torch.testing.assert_close(reduce.sum_partials(rows, shared=True), rows.sum((0, 1))[None])
+    with torch.cuda.device_of(rows):
+        torch.testing.assert_close(reduce.sum_partials(rows, shared=False), rows.sum(1))
+        torch.testing.assert_close(reduce.sum_partials(rows, shared=True), rows.sum((0, 1))[None])
     output_bytes = 4 * 3 * 224 * 224
     strips = reduce.strips_per_sample(196, 6, output_bytes)
     assert strips > 100

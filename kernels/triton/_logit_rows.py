@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -20,10 +17,6 @@ def tile_of(classes: int) -> dict[str, int]:
     block = min(triton.next_power_of_2(classes), LARGEST_BLOCK)
     rows = max(1, TILE // block)
     return {"ROWS": rows, "BLOCK": block, "num_warps": 8 if rows * block > TILE else 4}
-
-
-def on_device_of(logits: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device_of(logits)
 
 
 def with_contiguous_rows(logits: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ import torch
 import triton
 from torch import Tensor
 
+from hardfast._triton._device import on_device_of
 from hardfast._triton._warp_grad_color import grad_color_kernel, grad_fill_kernel
 from hardfast._triton._warp_grad_flow import gather_kernel, grad_position_kernel
 from hardfast._triton._warp_grad_image import fixed_point, scatter_kernel, to_image_kernel
 from hardfast._triton._warp_grad_map import grad_matrix_kernel, grad_spline_kernel
-from hardfast._triton._warp_launch import GROUP, TILE_H, TILE_W, Warp, empty_in_format_of, on_device_of, with_strides
+from hardfast._triton._warp_launch import GROUP, TILE_H, TILE_W, Warp, empty_in_format_of, with_strides
 from hardfast._triton._warp_reduce import strips_per_sample, sum_partials
 
 # Scratch of the gradients to image and flow: a hundredth of what the call holds anyway, or this much, or one image.

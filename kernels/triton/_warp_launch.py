@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hardfast._triton._device import on_device_of
 from hardfast._triton._warp_forward import warp_kernel
 
 # A tile is eight rows of 32 columns: a warp of threads covers neighbouring columns, and rows share cache lines. Each
@@ -112,10 +112,6 @@ def shared_stride(tensor: Tensor) -> int:
 def with_strides(tensor: Tensor) -> tuple[Any, ...]:
     """A ``[B, C, H, W]`` tensor as the kernels take it: pointer and strides."""
     return tensor, shared_stride(tensor), *tensor.stride()[1:]
-
-
-def on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def empty_in_format_of(image: Tensor, shape: tuple[int, ...]) -> Tensor:

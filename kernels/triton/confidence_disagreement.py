@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hardfast._triton._device import on_device_of
 from hardfast._triton._logit_rows import (
     COMPUTE,
     compute_dtype,
@@ -20,7 +21,6 @@ from hardfast._triton._logit_rows import (
     group_sum,
     load_tile,
     log1p_unit,
-    on_device_of,
     row_grads,
     row_indices,
     tile_of,

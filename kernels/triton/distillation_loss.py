@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hardfast._triton._device import on_device_of
 from hardfast._triton._logit_rows import (
     COMPUTE,
     compute_dtype,
@@ -21,7 +22,6 @@ from hardfast._triton._logit_rows import (
     kl_step,
     kl_term,
     load_tile,
-    on_device_of,
     probabilities,
     risen,
     row_grads,

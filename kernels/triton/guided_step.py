@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hardfast._triton._device import on_device_of
+
 COEFFICIENTS = 7
 # Four 16-byte loads a thread of each tensor at four warps: enough in flight to fill the memory bus. The partial sums
 # of the coefficients' gradient, 7 a block, are then below one percent of a tensor.
@@ -168,20 +170,21 @@ def forward(
         return following, clean
     inputs = [_contiguous_samples(tensor) for tensor in (latents, cond, uncond, noise)]
     coefficients = coefficients.contiguous()
-    forward_kernel[(batch * blocks,)](
-        *inputs,
-        coefficients,
-        following,
-        clean,
-        elements,
-        blocks,
-        *(_row(tensor) for tensor in inputs),
-        _row(coefficients),
-        clip,
-        has_uncond=uncond is not None,
-        has_noise=noise is not None,
-        block=BLOCK,
-    )
+    with on_device_of(latents):
+        forward_kernel[(batch * blocks,)](
+            *inputs,
+            coefficients,
+            following,
+            clean,
+            elements,
+            blocks,
+            *(_row(tensor) for tensor in inputs),
+            _row(coefficients),
+            clip,
+            has_uncond=uncond is not None,
+            has_noise=noise is not None,
+            block=BLOCK,
+        )
     return following, clean
 
 
@@ -206,28 +209,29 @@ def backward(
     if given.numel() > 0:
         inputs = [_contiguous_samples(tensor) for tensor in (grad_next, grad_clean, latents, cond, uncond, noise)]
         coefficients = coefficients.contiguous()
-        backward_kernel[(batch * blocks,)](
-            *inputs,
-            coefficients,
-            *grads,
-            sums,
-            elements,
-            blocks,
-            *(_row(tensor) for tensor in inputs),
-            _row(coefficients),
-            clip,
-            has_next=grad_next is not None,
-            has_clean=grad_clean is not None,
-            has_inputs=latents is not None,
-            has_uncond=uncond is not None,
-            has_noise=noise is not None,
-            to_latents=output_mask[0],
-            to_cond=output_mask[1],
-            to_uncond=output_mask[2],
-            to_noise=output_mask[3],
-            to_coefficients=output_mask[4],
-            block=BLOCK,
-        )
+        with on_device_of(given):
+            backward_kernel[(batch * blocks,)](
+                *inputs,
+                coefficients,
+                *grads,
+                sums,
+                elements,
+                blocks,
+                *(_row(tensor) for tensor in inputs),
+                _row(coefficients),
+                clip,
+                has_next=grad_next is not None,
+                has_clean=grad_clean is not None,
+                has_inputs=latents is not None,
+                has_uncond=uncond is not None,
+                has_noise=noise is not None,
+                to_latents=output_mask[0],
+                to_cond=output_mask[1],
+                to_uncond=output_mask[2],
+                to_noise=output_mask[3],
+                to_coefficients=output_mask[4],
+                block=BLOCK,
+            )
     if not output_mask[4]:
         return (*grads, sums)
     return (*grads, sums.sum((0, 1))[None] if coefficients.shape[0] == 1 else sums.sum(1))
