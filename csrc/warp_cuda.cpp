@@ -106,7 +106,7 @@ struct Backward {
       for (const Tensor& gradient : gradients) zero(gradient);
       return;
     }
-    const Tensor sums = scratch_doubles(image, strip_count(p) * map_sums(p));
+    const Tensor sums = scratch_doubles(image, strip_count(p, map_sums(p)) * map_sums(p));
     check(kernels.grad_map(p, static_cast<double*>(sums.mutable_data_ptr()), stream), p, op);
   }
 
@@ -119,7 +119,7 @@ struct Backward {
       zero(grad_color);
       return;
     }
-    const Tensor sums = scratch_doubles(image, strip_count(p) * constant_sums(p));
+    const Tensor sums = scratch_doubles(image, strip_count(p, constant_sums(p)) * constant_sums(p));
     check(kernels.grad_constants(p, static_cast<double*>(sums.mutable_data_ptr()), stream), p, op);
   }
 };

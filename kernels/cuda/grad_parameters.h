@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   // Each thread's own, in the order of the matrix: times x, times y, plain. In registers they would crowd out blocks.
   __shared__ double totals[3 * kForms][kThreads];
   const OutputTiling tiling = output_tiling(p);
-  const Strips cut = strips(p, tiling.count());
+  const Strips cut = strips(p, tiling.count(), 3 * kForms);
 #pragma unroll 1
   for (i64 item = blockIdx.x; item < p.batch * cut.count; item += gridDim.x) {
 #pragma unroll
@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   // Each thread's own sums of grad_i * sampled_j, and of grad_i in the last column.
   __shared__ T color[kChannelBlock * (kChannelBlock + 1)][kThreads];
   const OutputTiling tiling = output_tiling(p);
-  const Strips cut = strips(p, tiling.count());
+  const Strips cut = strips(p, tiling.count(), constant_sums(p));
   const T share = sample_share<T>(p);
   const int colors = p.grad_color ? static_cast<int>(p.channels) : 0;
 #pragma unroll 1

@@ -1,5 +1,6 @@
 // The gradients of a thin-plate spline to its control points and weights. A block first finds the gradients to the
-// positions of one tile, and then each warp sums them for control points of its own.
+// positions of one tile, and then each warp sums them for control points of its own. Blocks may share the control
+// points of a strip, each finding the gradients to the positions for itself: the sums are the same.
 #pragma once
 
 #include "grad_parameters.h"
@@ -43,15 +44,17 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   __shared__ ThinPlateFrame<T> frame;
   __shared__ PlacedGradient<T> pixels[kTileWidth * kTallTile];
   const OutputTiling tiling = output_tiling(p);
-  const Strips cut = strips(p, tiling.count());
-  const i64 count = p.control_points;
+  const Strips cut = strips(p, tiling.count(), thin_plate_sums(p));
+  const i64 count = p.control_points, groups = control_groups(p), group_size = ceil_div(count + 3, groups);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
 #pragma unroll 1
-  for (i64 item = blockIdx.x; item < p.batch * cut.count; item += gridDim.x) {
+  for (i64 item = blockIdx.x; item < p.batch * cut.count * groups; item += gridDim.x) {
+    const i64 strip = item / groups, first_control = item % groups * group_size;
+    const i64 end_control = smaller(first_control + group_size, count + 3);
     // Of one strip: points [K, 2], then weights [K + 3, 2].
-    double* point_sums = sums + item * thin_plate_sums(p);
+    double* point_sums = sums + strip * thin_plate_sums(p);
     double* weight_sums = point_sums + 2 * count;
-    for_each_tile(p, tiling, cut, item, frame, [&](const Tile& tile, bool first_tile) {
+    for_each_tile(p, tiling, cut, strip, frame, [&](const Tile& tile, bool first_tile) {
       const Pair<T>* points = ThinPlateFrame<T>::points(p, tile.sample);
       const Pair<T>* weights = ThinPlateFrame<T>::weights(p, tile.sample);
 #pragma unroll 1
@@ -74,7 +77,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
         __syncthreads();
         const bool write = first_tile && k == 0;
 #pragma unroll 1
-        for (i64 control = warp; control < count + 3; control += kWarps) {
+        for (i64 control = first_control + warp; control < end_control; control += kWarps) {
           ControlSums<T> sum = {T(0), T(0), T(0), T(0)};
           if (control < count) {
             const Pair<T> target = points[control], weight = weights[control];

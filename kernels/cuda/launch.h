@@ -74,7 +74,7 @@ template <typename Factor, typename T>
 void launch_reduce(const WarpParams& p, i64 groups, i64 stride, i64 offset, i64 values, const double* sums, void* grad,
                    cudaStream_t stream) {
   if (!grad || groups * values == 0) return;
-  const Reduction reduction = {groups, strip_count(p) / groups, stride, offset, values};
+  const Reduction reduction = {groups, strip_count(p, stride) / groups, stride, offset, values};
   const unsigned blocks = grid_size(ceil_div(groups * values, kWarps));
   launch(warp_reduce_kernel<T, Factor>, blocks, stream, p, reduction, sums, static_cast<T*>(grad));
 }
@@ -84,8 +84,8 @@ cudaError_t launch_grad_matrix(const WarpParams& p, double* sums, cudaStream_t s
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;
-    launch(warp_grad_matrix_kernel<Frame<T>, T, typename V::Storage, V::kTaps, kForms>, grid_size(strip_count(p)),
-           stream, p, sums);
+    launch(warp_grad_matrix_kernel<Frame<T>, T, typename V::Storage, V::kTaps, kForms>,
+           grid_size(strip_count(p, 3 * kForms)), stream, p, sums);
     launch_reduce<MatrixFactor, T>(p, p.map_count, 3 * kForms, 0, 3 * kForms, sums, p.grad_matrix, stream);
   });
   return cudaGetLastError();
@@ -97,8 +97,8 @@ cudaError_t launch_grad_constants(const WarpParams& p, double* sums, cudaStream_
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;
-    launch(warp_grad_constants_kernel<Frame<T>, T, typename V::Storage, V::kTaps>, grid_size(strip_count(p)), stream, p,
-           sums);
+    launch(warp_grad_constants_kernel<Frame<T>, T, typename V::Storage, V::kTaps>, grid_size(strip_count(p, stride)),
+           stream, p, sums);
     launch_reduce<NoFactor, T>(p, p.fill_count, stride, 0, p.channels, sums, p.grad_fill, stream);
     launch_reduce<NoFactor, T>(p, p.color_count, stride, p.channels, stride - p.channels, sums, p.grad_color, stream);
   });

@@ -40,15 +40,18 @@ HARDFAST_HD i64 tile_of_group(const OutputTiling& tiling, const TileGroups& grou
   return column < tiling.columns && row < tiling.rows ? row * tiling.columns + column : -1;
 }
 
+HARDFAST_HD int word_count(const WarpParams& p) { return p.dtype == DType::kFloat64 ? 2 : 1; }
+
 // How many blocks share the sums of one image that many outputs come from.
 HARDFAST_HD i64 image_shares(const WarpParams& p, const InputTiling& cut) {
-  if (p.image_count == p.batch) return 1;
+  const i64 bytes = 8 * word_count(p) * p.channels * p.height * p.width;
+  if (p.image_count == p.batch || bytes > larger(held_bytes(p) / kScratchPart, kSharedImageBytes)) return 1;
   return larger(smaller(p.batch, ceil_div(kSharedImageBlocks, cut.count())), 1);
 }
 
-// For the gradient to the image. At most 17 bytes for each 256 pixels of the output where tiles are short, which is
-// where there are fewer than 1,024, else for each 1,024; and 8 or 16 bytes for each element of a shared image, where
-// it has fewer than 1,024 tiles.
+// For the gradient to the image: 8 bytes for each image, 16 for each tile of the output and for each group of tiles;
+// and for a shared image that blocks share, at most a hundredth of what is held, or 4 MiB. A tile has 1,024 pixels, or
+// 256 where the tiles would be fewer than 1,024.
 struct GradImageScratch {
   unsigned long long* largest;  // [image_count], zeros: bits of doubles, which are ordered as the doubles
   GrowingBox* groups;           // [batch, groups], zeros
@@ -64,7 +67,7 @@ struct ScratchSize {
 // Also lays the scratch out from `begin` on.
 inline ScratchSize grad_image_scratch(const WarpParams& p, unsigned long long* begin, GradImageScratch& scratch) {
   const OutputTiling tiling = output_tiling(p);
-  const int words = p.dtype == DType::kFloat64 ? 2 : 1;
+  const int words = word_count(p);
   const i64 counts = (p.image_count + 1) / 2 * 2;  // boxes begin at 16 bytes
   const i64 groups = 2 * p.batch * tile_groups(tiling).count;
   const i64 shared = image_shares(p, input_tiling(p, words)) > 1 ? words * p.channels * p.height * p.width : 0;
@@ -76,12 +79,14 @@ inline ScratchSize grad_image_scratch(const WarpParams& p, unsigned long long* b
   return {counts + groups + sums, counts + groups + sums + 2 * p.batch * tiling.count()};
 }
 
-// Partial sums of one strip, in doubles, of the gradients to what the pixels of a sample share.
+// Partial sums of one strip, in doubles, of the gradients to what the pixels of a sample share: at most a hundredth of
+// what is held, or one strip for each sample.
 HARDFAST_HD i64 matrix_sums(const WarpParams& p) { return p.map == Map::kAffine ? 6 : 9; }
 HARDFAST_HD i64 thin_plate_sums(const WarpParams& p) { return 4 * p.control_points + 6; }
-// The fill value of each channel, then the colours [C, C + 1] if they are asked for.
+// The fill value of each channel, then the colours [C, C + 1]: also where only one of them is asked for, so that the
+// strips, and thus each gradient's rounding, are the same with the other and without.
 HARDFAST_HD i64 constant_sums(const WarpParams& p) {
-  return p.channels + (p.grad_color ? p.channels * (p.channels + 1) : 0);
+  return p.channels + (p.color.data ? p.channels * (p.channels + 1) : 0);
 }
 
 inline i64 map_sums(const WarpParams& p) {
@@ -89,6 +94,14 @@ inline i64 map_sums(const WarpParams& p) {
   return p.map == Map::kThinPlate ? thin_plate_sums(p) : matrix_sums(p);
 }
 
-inline i64 strip_count(const WarpParams& p) { return p.batch * strips(p, output_tiling(p).count()).count; }
+HARDFAST_HD i64 strip_count(const WarpParams& p, i64 values) {
+  return p.batch * strips(p, output_tiling(p).count(), values).count;
+}
+
+// How many blocks share the control points of one strip: where strips are few, so that all of a GPU is used.
+HARDFAST_HD i64 control_groups(const WarpParams& p) {
+  const i64 wanted = kReductionBlocks / larger(strip_count(p, thin_plate_sums(p)), 1);
+  return larger(smaller(wanted, ceil_div(p.control_points + 3, kControlsPerBlock)), 1);
+}
 
 HARDFAST_END

@@ -10,7 +10,8 @@ cudaError_t launch_grad_thin_plate(const WarpParams& p, double* sums, cudaStream
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;
-    launch(warp_grad_thin_plate_kernel<T, typename V::Storage, V::kTaps>, grid_size(strip_count(p)), stream, p, sums);
+    const unsigned blocks = grid_size(strip_count(p, stride) * control_groups(p));
+    launch(warp_grad_thin_plate_kernel<T, typename V::Storage, V::kTaps>, blocks, stream, p, sums);
     launch_reduce<NoFactor, T>(p, p.map_count, stride, 0, points, sums, p.grad_points, stream);
     launch_reduce<NoFactor, T>(p, p.map_count, stride, points, stride - points, sums, p.grad_weights, stream);
   });

@@ -39,11 +39,16 @@ constexpr int kChannelBlock = 4;
 // A grid has fewer than 2^31 blocks; beyond, blocks take several tiles in turn.
 constexpr i64 kMaxBlocks = (i64{1} << 31) - 1;
 
-// Blocks that sum gradients to parameters: eight for each of some 256 multiprocessors. More only lengthen the list of
-// partial sums, which is scratch and is read once more.
+// Blocks that sum gradients to parameters, where their partial sums are small beside the image: eight for each of some
+// 256 multiprocessors. More only lengthen the list of partial sums, which is scratch and is read once more.
 constexpr i64 kReductionBlocks = 2048;
+// Scratch stays within this part of image, output and the output's gradient, which every call for gradients holds.
+constexpr i64 kScratchPart = 100;
 // Tiles per such block at most: a thread then adds at most 256 floats before they are added as doubles.
 constexpr i64 kTilesPerStrip = 64;
+// Control points of a thin plate that a block sums at least: finding the pixels' gradients, which each block does
+// again, is then a small part of its work.
+constexpr i64 kControlsPerBlock = 32;
 
 // The gradient to the image is summed in shared memory: 4,096 words of 64 bits, 32 KiB, which leaves room for three
 // blocks in the 100 KiB of the smallest multiprocessors (sm_86, sm_89, sm_120) and fits the 48 KiB that need no opt-in.
@@ -55,6 +60,9 @@ constexpr int kGroupTiles = kGroupSide * kGroupSide;
 constexpr int kFramesAtOnce = 32;
 // Blocks that share the sums of one image that many outputs come from.
 constexpr i64 kSharedImageBlocks = 1024;
+// What they may take for these sums even where it is more than a hundredth: where it is not enough, the image has so
+// many tiles that without sharing there are some 128 blocks.
+constexpr i64 kSharedImageBytes = i64{4} << 20;
 
 HARDFAST_HD i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 HARDFAST_HD i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
@@ -74,14 +82,23 @@ HARDFAST_HD OutputTiling output_tiling(const WarpParams& p) {
   return {columns, ceil_div(p.out_height, kBlockRows), kBlockRows};
 }
 
+// Of image, output and the output's gradient.
+HARDFAST_HD i64 held_bytes(const WarpParams& p) {
+  const i64 element = p.dtype == DType::kFloat64 ? 8 : (p.dtype == DType::kFloat32 ? 4 : 2);
+  return element * p.channels * (p.image_count * p.height * p.width + 2 * p.batch * p.out_height * p.out_width);
+}
+
 // Runs of tiles that one block sums over.
 struct Strips {
   i64 count, tiles;  // per sample; of each strip, the last may have fewer
 };
 
-HARDFAST_HD Strips strips(const WarpParams& p, i64 tiles) {
-  const i64 wanted = larger(ceil_div(kReductionBlocks, larger(p.batch, 1)), ceil_div(tiles, kTilesPerStrip));
-  const i64 each = ceil_div(tiles, larger(smaller(wanted, tiles), 1));
+// `values` doubles are what the block leaves of its strip.
+HARDFAST_HD Strips strips(const WarpParams& p, i64 tiles, i64 values) {
+  const i64 batch = larger(p.batch, 1), bytes = 8 * larger(values, 1);
+  const i64 fitting = smaller(tiles, held_bytes(p) / (kScratchPart * batch * bytes));
+  const i64 wanted = larger(ceil_div(kReductionBlocks, batch), ceil_div(tiles, kTilesPerStrip));
+  const i64 each = ceil_div(tiles, larger(smaller(wanted, fitting), 1));
   return {ceil_div(tiles, larger(each, 1)), each};
 }
 

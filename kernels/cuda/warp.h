@@ -9,9 +9,9 @@ namespace hardfast {
 
 struct WarpKernels {
   cudaError_t (*forward)(const WarpParams& params, cudaStream_t stream);
-  // To matrix, flow, or points and weights. `sums` is scratch of strip_count() * map_sums() doubles.
+  // To matrix, flow, or points and weights. `sums` is scratch of strip_count(map_sums()) * map_sums() doubles.
   cudaError_t (*grad_map)(const WarpParams& params, double* sums, cudaStream_t stream);
-  // To fill and color. `sums` is scratch of strip_count() * constant_sums() doubles.
+  // To fill and color. `sums` is scratch of strip_count(constant_sums()) * constant_sums() doubles.
   cudaError_t (*grad_constants)(const WarpParams& params, double* sums, cudaStream_t stream);
   cudaError_t (*grad_image)(const WarpParams& params, const GradImageScratch& scratch, cudaStream_t stream);
 };
