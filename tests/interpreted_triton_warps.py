@@ -200,10 +200,43 @@ def test_small_scratch_changes_nothing(monkeypatch):
     monkeypatch.setattr(backward, "SCRATCH_BYTES", 470)
     monkeypatch.setattr(backward, "_scratch_items", lambda *args: items.append(count_items(*args)) or items[-1])
     pieces = case.run(ops)
-    assert items[0] == 1  # image at a time
+    assert 5 <= items[0] < 10  # rows: of one image at a time
     assert items[1] < 6  # rows of position gradients, of six
     assert torch.equal(whole[1], pieces[1])
     torch.testing.assert_close(whole[2], pieces[2], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("images", "rows", "count"), [(2, 31, 1), (2, 29, 2), (2, 11, 4), (1, 14, 2), (1, 4, 6)])
+def test_pieces_of_an_image_make_the_same_gradient(monkeypatch, images, rows, count):
+    """Of three channels of five rows: whole images, two channels, four rows of a channel."""
+    case = Case("affine_warp", (images, 3, 5, 6), torch.float64, maps=2, batch=2, color=1)
+    whole = case.run(ops)
+    backward = importlib.import_module("hardfast._triton._warp_backward")
+    pieces = []
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            launch = scatter_kernel[grid]
+            return lambda *args, **constants: pieces.append(args[-2]) or launch(*args, **constants)
+
+    scatter_kernel = backward.scatter_kernel
+    monkeypatch.setattr(backward, "scatter_kernel", Recorder())
+    monkeypatch.setattr(backward, "_scratch_items", lambda *_: rows)
+    for mine, other in zip(case.run(ops), whole, strict=True):
+        assert torch.equal(mine, other)
+    assert len(pieces) == len(set(pieces)) == count
+
+
+def test_scratch_of_one_large_image_is_a_hundredth():
+    backward = importlib.import_module("hardfast._triton._warp_backward")
+    launch = importlib.import_module("hardfast._triton._warp_launch")
+    image, theta = torch.empty(1, 3, 4096, 4096, device="meta"), torch.empty(1, 2, 3, device="meta")
+    options = ((4096, 4096), (1, 1), "bilinear", "zeros", False)
+    warp = launch.Warp("affine", image, (theta,), None, None, *options)
+    rows = backward._scratch_items(warp, 8 * 4096)
+    assert 0.009 < rows * 8 * 4096 / (3 * image.nbytes) <= 0.01
+    small = launch.Warp("affine", image[:, :, :9, :9], (theta,), None, None, (9, 9), *options[1:])
+    assert backward._scratch_items(small, 1) == backward.SCRATCH_BYTES
 
 
 def test_many_control_points():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from hardfast._triton._warp_grad_map import grad_matrix_kernel, grad_spline_kern
 from hardfast._triton._warp_launch import GROUP, TILE_H, TILE_W, Warp, empty_in_format_of, with_strides
 from hardfast._triton._warp_reduce import strips_per_sample, sum_partials
 
-# Scratch of the gradients to image and flow: a hundredth of what the call holds anyway, or this much, or one image.
+# Scratch of the gradients to image and flow: a hundredth of what the call holds anyway, or this much, or one row.
 SCRATCH_BYTES = 4 << 20
 SPLINE_POINTS = 8  # control points that a program of the thin plate's gradient serves
 SPLINE_TILE_H = 4  # its tiles are lower: each pixel is held once per point
@@ -46,8 +47,8 @@ def _strips(warp: Warp, values: int, tiles: int) -> int:
 
 def _scratch_items(warp: Warp, item_bytes: int) -> int:
     """How many items of scratch a launch may use, at least one."""
-    pixels = warp.image.shape[2] * warp.image.shape[3] + warp.out_size[0] * warp.out_size[1]
-    held = 2 * warp.batch * warp.channels * pixels * warp.image.element_size()
+    output_elements = warp.batch * warp.channels * warp.out_size[0] * warp.out_size[1]
+    held = (warp.image.numel() + 2 * output_elements) * warp.image.element_size()
     return max(1, max(held // 100, SCRATCH_BYTES) // item_bytes)
 
 
@@ -72,25 +73,32 @@ def _grad_image(warp: Warp, grad: Tensor) -> Tensor:
         return grad_image.zero_()
     shared = warp.image.shape[0] == 1
     scales, units = fixed_point(grad, warp.color, shared)
-    image_elements = grad_image[0].numel()
-    step = 1 if shared else min(warp.batch, _scratch_items(warp, 8 * image_elements))
-    accumulators = torch.zeros(step * image_elements, dtype=torch.int64, device=grad.device)
-    for first in range(0, warp.image.shape[0], step):
-        images = min(step, warp.image.shape[0] - first)
-        scatter_kernel[((warp.batch if shared else images) * warp.tiles,)](
+    images, channels, height, width = warp.image.shape
+    lines = _scratch_items(warp, 8 * width)
+    rows_step = min(height, lines)
+    channel_step = min(channels, max(1, lines // height))
+    image_step = min(images, max(1, lines // (channels * height)))
+    accumulators = torch.zeros(image_step * channel_step * rows_step * width, dtype=torch.int64, device=grad.device)
+    for image, channel, row in itertools.product(
+        range(0, images, image_step), range(0, channels, channel_step), range(0, height, rows_step)
+    ):
+        images_here = min(image_step, images - image)
+        counts = min(channel_step, channels - channel), min(rows_step, height - row)
+        piece = (image, channel, row, *counts)
+        scatter_kernel[((warp.batch if shared else images_here) * warp.tiles,)](
             accumulators,
             scales,
             with_strides(grad),
             warp.map_argument,
             warp.color_argument,
             warp.sizes,
-            first,
+            piece,
             0 if shared else 1,
             **warp.constants(),
         )
-        count = images * image_elements
+        count = images_here * counts[0] * counts[1] * width
         to_image_kernel[(triton.cdiv(count, CONVERT_BLOCK),)](
-            with_strides(grad_image), accumulators, units, warp.sizes, first, count, BLOCK=CONVERT_BLOCK
+            with_strides(grad_image), accumulators, units, warp.sizes, piece, count, BLOCK=CONVERT_BLOCK
         )
     return grad_image
 
