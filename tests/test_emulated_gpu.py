@@ -30,7 +30,7 @@ TESTS = (
     "test_warp_transforms.py::test_each_sample_is_what_it_is_alone",
     "test_warp_transforms.py::test_empty_batch_and_no_channels",
     "test_affine_warp.py::test_strong_magnification_and_reduction",
-    "emulated_gpu/large_shared_image.py",
+    "emulated_gpu/large_warps.py",
 )
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++").split()[0]) is None, reason="needs a C++ compiler"
