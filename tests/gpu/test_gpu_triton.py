@@ -71,3 +71,20 @@ def test_guided_step_equals_the_reference(prediction_type: str, dtype: torch.dty
     for mine, other in zip(actual, expected, strict=True):
         rounding = 4 * torch.finfo(dtype).eps * other.abs().max().item()
         torch.testing.assert_close(mine.cpu().double(), other.double(), rtol=0, atol=rounding + 1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_second_gpu_serves_its_own_tensors() -> None:
+    options = {"alpha_bar": 0.4, "alpha_bar_next": 0.7, "guidance_scale": 7.5}
+    calls: list[tuple[str, list[Tensor], dict[str, Any]]] = [
+        ("guided_step", [torch.randn(2, 4, 33, 31) for _ in range(3)], options),
+        ("kl_disagreement", [torch.randn(64, 1000) for _ in range(2)], {}),
+    ]
+    for name, inputs, keywords in calls:
+        first, second = (
+            value_and_gradients(getattr(ops, name), [x.to(gpu) for x in inputs], **keywords)
+            for gpu in ("cuda:0", "cuda:1")
+        )
+        assert torch.cuda.current_device() == 0
+        for mine, other in zip(second, first, strict=True):
+            assert torch.equal(mine.cpu(), other.cpu())
