@@ -63,8 +63,9 @@ def affine_warp(
     on GPUs, where one gradient that is not finite makes all of its image's NaN. With ``mode="nearest"`` the gradient to
     ``theta`` is zero, as in PyTorch.
 
-    Memory: the output, or the gradients that are asked for, and at most 1 % of them in scratch. A ``color`` of more
-    than four channels takes one more output, and for half precision and uint8 a float32 copy of image and output.
+    Memory: the output, or the gradients that are asked for, and at most 1 % of them in scratch; on GPUs 1 % or 4 MiB,
+    whichever is larger, or one partial sum a sample. A ``color`` of more than four channels takes one more output, and
+    for half precision and uint8 a float32 copy of image and output.
 
     Errors: ``TypeError`` and ``ValueError`` name the argument. On a GPU and in compiled graphs the values of ``theta``
     are not inspected: there a non-finite position samples some pixel at or beyond an edge of the image.
