@@ -57,7 +57,6 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={self.pybind11_dir()}",
             f"-DHARDFAST_CUDA={os.environ.get('HARDFAST_CUDA', 'AUTO')}",
-            f"-DHARDFAST_FORBID_SPILLS={os.environ.get('HARDFAST_FORBID_SPILLS', 'OFF')}",
         ]
         if architectures := os.environ.get("HARDFAST_CUDA_ARCHITECTURES"):
             configure.append(f"-DHARDFAST_CUDA_ARCHITECTURES={architectures}")

@@ -73,8 +73,10 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   __shared__ double per_warp[kWarps];
   // Each thread's own, in the order of the matrix: times x, times y, plain. In registers they would crowd out blocks.
   __shared__ double totals[3 * kForms][kThreads];
+  __shared__ Strips cut;  // in registers it would be spilled
   const OutputTiling tiling = output_tiling(p);
-  const Strips cut = strips(p, tiling.count(), 3 * kForms);
+  if (threadIdx.x == 0) cut = strips(p, tiling.count(), 3 * kForms);
+  __syncthreads();
 #pragma unroll 1
   for (i64 item = blockIdx.x; item < p.batch * cut.count; item += gridDim.x) {
 #pragma unroll
