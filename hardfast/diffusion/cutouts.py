@@ -35,10 +35,8 @@ class CutOuts:
     def __post_init__(self) -> None:
         for name in ("size", "smallest", "largest", "count"):
             value = getattr(self, name)
-            if value is None and name in ("smallest", "largest"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            if value is not None or name not in ("smallest", "largest"):
+                _checks.integer(name, value, 1)
         _checks.not_negative("noise", self.noise)
 
     def __call__(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

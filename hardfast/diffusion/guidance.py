@@ -48,10 +48,8 @@ class GuidanceSettings:
     def __post_init__(self) -> None:
         for name, least in (("iterations", 0), ("keep_last", 1), ("chunk", 1)):
             value = getattr(self, name)
-            if value is None and name == "chunk":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+            if value is not None or name != "chunk":
+                _checks.integer(name, value, least)
         _checks.positive("rate", self.rate)
         _checks.positive("latents_rate", self.latents_rate)
         if not 0 <= _checks.number("min_teacher_confidence", self.min_teacher_confidence) <= 1:

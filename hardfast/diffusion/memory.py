@@ -57,9 +57,7 @@ class Memory:
     def __post_init__(self) -> None:
         _checks.one_of("memory", self.strategy, STRATEGIES)
         for name in ("kept_latents", "last_steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+            _checks.integer(name, getattr(self, name), 1)
 
 
 class Chain(Protocol):

@@ -134,8 +134,7 @@ class Sampler:
         Editing with Accelerated Iterative Diffusion Inversion, 2023, for the iterations.
         """
         run = self._run(clean, conditioning, null_conditioning, None, None)
-        if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-            raise ValueError(f"iterations must be an integer of at least 1, got {iterations!r}")
+        _checks.integer("iterations", iterations, 1)
         if min(run.levels) == 0:
             raise ValueError("schedule must keep some signal at every step to be inverted, got alpha_bar = 0")
         latents = clean
@@ -181,8 +180,7 @@ def decode_in_chunks(decode: Callable[[Tensor], Tensor], latents: Tensor, chunk:
     Returns:
         What ``decode(latents)`` would, with the same gradients.
     """
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk must be an integer of at least 1, got {chunk!r}")
+    _checks.integer("chunk", chunk, 1)
     return torch.cat([checkpoint(decode, part, use_reentrant=False) for part in latents.split(chunk)])
 
 

@@ -84,8 +84,7 @@ class Schedule:
             raise TypeError(
                 f"scheduler must be a DDIMScheduler or an EulerDiscreteScheduler, got {type(scheduler).__name__}"
             )
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
+        _checks.integer("steps", steps, 1)
         scheduler = copy.deepcopy(scheduler)
         scheduler.set_timesteps(steps)
         return _ddim(scheduler) if isinstance(scheduler, DDIMScheduler) else _euler(scheduler)

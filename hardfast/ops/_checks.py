@@ -48,6 +48,11 @@ def not_negative(name: str, value: Any) -> float:
     return result
 
 
+def integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
 def real_values(name: str, values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number, nested sequences of them, or a tensor, as a tensor that gradients flow through.
 

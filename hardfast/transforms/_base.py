@@ -80,8 +80,7 @@ class Warp(Transform):
             channels = images.shape[1]
             if len(self.fill) not in (1, channels):
                 raise ValueError(f"fill must be one number or one for each of {channels} channels, got {self.fill}")
-            fill = constant(self.fill, compute_dtype(images), images.device)
-            options |= {"padding_mode": "fill", "fill": fill.expand(channels)}
+            options |= {"padding_mode": "fill", "fill": self.fill if len(self.fill) > 1 else self.fill[0]}
         return options
 
 
@@ -90,11 +89,6 @@ def uniform(images: Tensor, shape: Sequence[int], limits: Sequence[float], gener
     draw = torch.rand(list(shape), generator=generator, device=images.device, dtype=compute_dtype(images))
     low, high = limits
     return low + (high - low) * draw
-
-
-def constant(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A vector written on the device: a copy from the host would wait for it."""
-    return torch.cat([torch.full((1,), value, dtype=dtype, device=device) for value in values])
 
 
 def _without_autocast(images: Any) -> AbstractContextManager[Any]:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hardfast.ops import _checks
 from hardfast.reference._sampling import compute_dtype
 from hardfast.transforms import _arguments
-from hardfast.transforms._base import Transform, constant, uniform
+from hardfast.transforms._base import Transform, uniform
 
 FACTORS = ("brightness", "contrast", "saturation", "hue")
 CLAMPS = ("each", "last", "never")
@@ -92,7 +93,7 @@ class ColorJitter(Transform):
             mean = torch.zeros(images.shape[:2], dtype=dtype, device=images.device)  # [B, C], of no effect
         else:
             mean = images.mean((2, 3), dtype=dtype)
-        weights = constant(GRAY if channels == 3 else (1.0,), dtype, images.device)
+        weights = _checks.real_values("gray", GRAY if channels == 3 else (1.0,), dtype, images.device)
         identity = torch.eye(channels, dtype=dtype, device=images.device)
         linear, offset = identity.expand(len(mean), -1, -1), torch.zeros_like(mean)
         for chosen in self._stages(parameters):
