@@ -28,6 +28,10 @@ class LabelledImages:
     def __getitem__(self, index: Tensor | slice) -> LabelledImages:
         return LabelledImages(self.images[index], self.labels[index])
 
+    def load(self, index: Tensor) -> Tensor:
+        """Images of the numbers ``index``, ``[n]``: what an :class:`~hardfast.data.ImageSet` does."""
+        return self.images[index.to(self.images.device)]
+
     def to(self, device: torch.device | str) -> LabelledImages:
         """Returns the set on another device."""
         return LabelledImages(self.images.to(device), self.labels.to(device))
