@@ -1,0 +1,41 @@
+"""Where published weights lie on this computer; nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def pretrained_folder(source: str | Path, needed: Sequence[str | tuple[str, ...]], what: str) -> Path:
+    """Finds the files of a model in a folder, or those of a Hugging Face repository in the hub's cache.
+
+    Args:
+        source: a folder, or a repository such as ``"openai/clip-vit-large-patch14"``.
+        needed: files that must be there, as patterns relative to the folder; of a tuple any one.
+        what: the model, for messages.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder or cached repository, or a file in it is missing; the message names
+            it and says how to get it.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    advice = f"get it once by: hf download {source}"
+    if Path(source).is_dir():
+        folder, advice = Path(source), "copy all files of the published model there"
+    else:
+        try:
+            folder = Path(snapshot_download(str(source), local_files_only=True))
+        except (OSError, ValueError) as error:  # not in the cache, or no name of a repository
+            raise FileNotFoundError(
+                f"{what} {str(source)!r} is neither a folder nor in the hub's cache, {constants.HF_HUB_CACHE}; "
+                f"{advice}, or give a folder"
+            ) from error
+    for patterns in needed:
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        if not any(next(folder.glob(pattern), None) for pattern in patterns):
+            raise FileNotFoundError(f"{what} {folder} has no {' or '.join(patterns)}; {advice}")
+    return folder
