@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import huggingface_hub
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, PNDMScheduler
+from safetensors.torch import load_file, save_file
 from tiny_models import move_to_hub_cache, write_clip, write_stable_diffusion
 
 from hardfast.diffusion import CutOuts, GuidanceSettings, guide, seeded_noise
@@ -190,8 +192,25 @@ def test_what_is_missing_is_named(published, tmp_path, part, message):
         load_stable_diffusion(folder)
 
 
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
+def test_damaged_weights_are_never_replaced_by_random_ones(published, tmp_path, part):
+    folder = tmp_path / "sd"
+    shutil.copytree(published[0], folder)
+    file = folder / f"{part}.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("bias"))
+    save_file({key: value for key, value in weights.items() if key != name}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"must be whole, but 1 are missing, the first {re.escape(name)}"):
+        load_stable_diffusion(folder)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises((ValueError, FileNotFoundError), match=part.partition("/")[0]):
+        load_stable_diffusion(folder)
+
+
 def test_other_bad_arguments_are_named(published, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"(?s)weights of .* are missing.*fp16"):
+    with pytest.raises(
+        FileNotFoundError, match=r"(?s)weights of UNet2DConditionModel in .*unet cannot be loaded.*fp16"
+    ):
         load_stable_diffusion(published[0], variant="fp16")
     with pytest.raises(FileNotFoundError, match="neither a folder nor in the hub's cache"):
         load_stable_diffusion(tmp_path / "nowhere" / "sd")

@@ -14,7 +14,7 @@ from hardfast.diffusion.denoisers import PromptUNetDenoiser
 from hardfast.diffusion.memory import Memory
 from hardfast.diffusion.sampling import Sampler
 from hardfast.diffusion.schedule import Schedule
-from hardfast.models.pretrained import pretrained_folder
+from hardfast.models.pretrained import load_whole, pretrained_folder
 from hardfast.ops import _checks
 
 SCHEDULERS = ("ddim", "euler")
@@ -167,12 +167,9 @@ def load_stable_diffusion(
     options: dict[str, Any] = {"variant": variant, "use_safetensors": True}
     # Without accelerate diffusers warns, unless it is told to do without.
     own = {"torch_dtype": dtype, "low_cpu_mem_usage": is_accelerate_available(), **options}
-    try:
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **own)
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **own)
-        text_encoder: nn.Module = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", **options)
-    except OSError as error:  # a folder as such is checked above: this is a variant, or a part of split weights
-        raise FileNotFoundError(f"weights of Stable Diffusion model {folder} are missing: {error}") from error
+    unet = load_whole(UNet2DConditionModel, folder, "unet", **own)
+    vae = load_whole(AutoencoderKL, folder, "vae", **own)
+    text_encoder = load_whole(CLIPTextModel, folder, "text_encoder", **options)
     if unet.config.in_channels != vae.config.latent_channels or unet.config.addition_embed_type is not None:
         raise ValueError(
             f"source must be a text-to-image model of the layout of Stable Diffusion 1.x or 2.x, got {folder}: "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardfast.models.pretrained import pretrained_folder
+from hardfast.models.pretrained import load_whole, pretrained_folder
 from hardfast.ops import affine_warp
 
 _FILES = (
@@ -87,8 +87,7 @@ def load_zero_shot_clip(
     folder = pretrained_folder(source, _FILES, "CLIP model")
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    model: Any = CLIPModel.from_pretrained(folder)
-    model = model.to(dtype).eval()
+    model = load_whole(CLIPModel, folder).to(dtype).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     with torch.no_grad():
         embeddings = torch.stack([_embed_class(model, tokenizer, list(of_class)) for of_class in prompts])
