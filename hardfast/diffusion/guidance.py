@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.objective import GuidanceObjective
-from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
 from hardfast.diffusion.sampling import Sampler
 from hardfast.distill.constant import held_constant
 from hardfast.ops import _checks, _rows
@@ -136,8 +135,8 @@ def guide(
     latents; with offsets, five times their size.
 
     Errors: ``TypeError`` and ``ValueError`` name the argument. An image whose objective or gradient is not finite, on a
-    GPU also for want of a valid label, is marked invalid and no longer changed; the others go on. Where memory runs
-    out, the error keeps its class and says what to try. Nothing is read from the device.
+    GPU also for want of a valid label, is marked invalid and no longer changed; the others go on. Nothing is read from
+    the device.
 
     Source: Popp et al., ConfiG, 2025, arXiv 2506.02294.
     """
@@ -145,8 +144,7 @@ def guide(
     _check(sampler, labels, latents, seeds, settings)
     networks = [part for part in (student, teacher, sampler.denoiser, decode) if isinstance(part, nn.Module)]
     judge = _Judge(student, teacher, labels, decode, settings, _generators(seeds, latents.device, stream=1))
-    advice = sampler.memory_advice(len(latents), settings.chunk or len(latents))
-    with held_constant(*networks), advice_when_out_of_memory(advice):
+    with held_constant(*networks):
         search = _Search(sampler, latents, conditioning, null_conditioning, settings)
         first, best, scores = search.run(judge)
         with torch.no_grad():
