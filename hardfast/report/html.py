@@ -11,7 +11,7 @@ from typing import BinaryIO
 from matplotlib.figure import Figure
 
 from hardfast.distill.run_dir import atomic_write
-from hardfast.report import figures
+from hardfast.report import figures, page
 from hardfast.report.load import Run, load_run
 from hardfast.report.tables import Table, config_table, header_table, headline, results_table
 
@@ -80,35 +80,6 @@ _SECTIONS = (
     ),
 )
 
-_CSS = """
-:root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; --accent: #00795a; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 54rem; background: #fff; color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { margin: 0; font-size: 1.9rem; letter-spacing: -0.01em; }
-h2 { margin: 2.75rem 0 0.75rem; font-size: 1.2rem; border-bottom: 1px solid var(--line); padding-bottom: 0.3rem; }
-p { margin: 0.5rem 0; }
-.about, figcaption, .notes, .absent { color: var(--soft); font-size: 0.875rem; }
-.headline { margin: 1.25rem 0 0; font-size: 1.15rem; border-left: 3px solid var(--accent); padding-left: 0.9rem; }
-.missing { margin: 1.25rem 0 0; padding: 0.7rem 1rem; background: #fff8e6; border: 1px solid #f0dca8;
-  border-radius: 4px; font-size: 0.9rem; }
-.missing ul { margin: 0.3rem 0 0; padding-left: 1.2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.925rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.35rem 1.1rem 0.35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
-thead th { border-bottom: 1px solid #999; font-weight: 600; color: var(--soft); vertical-align: bottom; }
-table.numeric :is(th, td):not(:first-child) { text-align: right; padding: 0.35rem 0 0.35rem 1.4rem;
-  white-space: nowrap; }
-tr.strong td { font-weight: 650; background: #f1f8f5; }
-.details td:nth-child(2) { overflow-wrap: anywhere; font-family: ui-monospace, "DejaVu Sans Mono", monospace;
-  font-size: 0.82rem; }
-.details td:nth-child(3) { white-space: nowrap; color: var(--soft); }
-figure { margin: 1.25rem 0 1.75rem; }
-figure svg { display: block; width: 100%; height: auto; }
-figcaption { margin-top: 0.4rem; }
-@media print { body { max-width: none; padding: 0; } figure, tr { break-inside: avoid; } }
-"""
-
 
 def build_report(run: Path) -> Path:
     """Write ``report.html`` into a run directory: one page that needs no network and no JavaScript.
@@ -126,10 +97,10 @@ def build_report(run: Path) -> Path:
     """
     loaded = load_run(Path(run))
     with figures.style():
-        page = _page(loaded).encode("utf-8")
+        content = _page(loaded).encode("utf-8")
 
     def write(file: BinaryIO) -> None:
-        file.write(page)
+        file.write(content)
 
     return atomic_write(loaded.path / "report.html", write)
 
@@ -147,12 +118,7 @@ def _page(run: Run) -> str:
         _details("How it was run", None if run.header is None else header_table(run.header), "results.json"),
         *(f'<p class="notes">After {escape(text)}</p>' for text in _configured(run, "citation")),
     ]
-    head = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(run.recipe)}: hardfast report</title>\n<style>{_CSS}</style>\n</head>\n"
-    )
-    return head + "<body>\n" + "\n".join(part for part in body if part) + "\n</body>\n</html>\n"
+    return page.document(f"{run.recipe}: hardfast report", body)
 
 
 def _configured(run: Run, name: str) -> list[str]:
@@ -198,7 +164,7 @@ def _missing(run: Run) -> str:
 def _results(run: Run) -> str:
     if not run.rows:
         return '<h2>Results</h2>\n<p class="absent">No results yet.</p>'
-    return "<h2>Results</h2>\n" + _table(results_table(run.rows))
+    return "<h2>Results</h2>\n" + page.table(results_table(run.rows))
 
 
 def _section(run: Run, section: _Section) -> str:
@@ -206,30 +172,11 @@ def _section(run: Run, section: _Section) -> str:
     for draw, caption in section.parts:
         figure = draw(run)
         if figure is not None:
-            svg = figures.to_svg(figure)
-            label = escape(caption, quote=True)
-            shown.append(
-                f'<figure><div role="img" aria-label="{label}">{svg}</div>'
-                f"<figcaption>{escape(caption)}</figcaption></figure>"
-            )
+            shown.append(page.figure(figure, caption))
     content = "\n".join(shown) or f'<p class="absent">{escape(section.absent)}</p>'
     return f"<h2>{escape(section.title)}</h2>\n{content}"
 
 
 def _details(title: str, table: Table | None, file: str) -> str:
-    content = _table(table, "details") if table is not None else f'<p class="absent">{escape(file)} is missing.</p>'
+    content = page.table(table, "details") if table is not None else f'<p class="absent">{escape(file)} is missing.</p>'
     return f"<h2>{escape(title)}</h2>\n{content}"
-
-
-def _table(table: Table, kind: str = "") -> str:
-    kind = "numeric" if table.numeric else kind
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    lines = []
-    for index, row in enumerate(table.rows):
-        mark = ' class="strong"' if index in table.strong else ""
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
-    notes = "".join(f'<p class="notes">{escape(note)}</p>' for note in table.notes)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>{notes}"
-    )
