@@ -1,4 +1,4 @@
-"""The command line: ``hardfast train | report | info``."""
+"""The command line: ``hardfast train | generate | report | info``."""
 
 # Only what `hardfast --help` needs is imported here; torch and matplotlib take seconds and wait for their command.
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 
@@ -25,6 +25,7 @@ __all__ = ["main"]
 _INTERRUPTED = 130  # what a shell reports of a command that ended by Ctrl-C
 _COMMANDS = {
     "train": "Train every method of a recipe, print the results and write the report.",
+    "generate": "Generate images on which the teacher and the student of a recipe disagree.",
     "report": "Write report.html of a run, finished or not, and print its results.",
     "info": "Show versions, compiled libraries and what each op runs on.",
 }
@@ -53,6 +54,8 @@ def _dispatch(arguments: list[str]) -> int:
     command = arguments[0] if arguments else None
     if command == "train":
         return _train(arguments[1:])
+    if command == "generate":
+        return _generate(arguments[1:])
     if command == "report":
         return _call(_report, "hardfast report", arguments[1:])
     if command == "info":
@@ -119,14 +122,9 @@ def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 def _train(arguments: list[str]) -> int:
     from hardfast.recipes import RECIPES
 
-    name = arguments[0] if arguments else None
-    if name in ("-h", "--help", None):
-        about = {key: (inspect.getdoc(type(recipe)) or "").partition("\n")[0] for key, recipe in RECIPES.items()}
-        _print_help("hardfast train RECIPE [OPTIONS]", _COMMANDS["train"], "recipes", about)
-        print("`hardfast train RECIPE --help` lists the options of a recipe.")
-        return 0 if name else 2
-    if name not in RECIPES:
-        _fail(f"unknown recipe {name!r}; choose one of: {', '.join(RECIPES)}", status=2)
+    name = _recipe_name("train", RECIPES, arguments)
+    if name is None:
+        return 0 if arguments else 2
     default = RECIPES[name]
 
     def train(recipe: Any = default, out: Path | None = None) -> int:
@@ -142,6 +140,57 @@ def _train(arguments: list[str]) -> int:
         "return": int,
     }
     return _call(train, f"hardfast train {name}", arguments[1:], [*_options(default), "--out"])
+
+
+def _recipe_name(command: str, recipes: Mapping[str, Any], arguments: list[str]) -> str | None:
+    """Return the recipe that a command is for; None after its help."""
+    name = arguments[0] if arguments else None
+    if name in ("-h", "--help", None):
+        about = {key: (inspect.getdoc(type(recipe)) or "").partition("\n")[0] for key, recipe in recipes.items()}
+        _print_help(f"hardfast {command} RECIPE [OPTIONS]", _COMMANDS[command], "recipes", about)
+        print(f"`hardfast {command} RECIPE --help` lists the options of a recipe.")
+        return None
+    if name not in recipes:
+        _fail(f"unknown recipe {name!r}; choose one of: {', '.join(recipes)}", status=2)
+    return name
+
+
+def _generate(arguments: list[str]) -> int:
+    from hardfast import generate_command
+    from hardfast.recipes import RECIPES
+
+    able = {key: recipe for key, recipe in RECIPES.items() if isinstance(recipe, generate_command.GeneratingRecipe)}
+    if arguments and arguments[0] in RECIPES and arguments[0] not in able:
+        _fail(f"{arguments[0]} has no generator; recipes that have one: {', '.join(able) or 'none'}", status=2)
+    name = _recipe_name("generate", able, arguments)
+    if name is None:
+        return 0 if arguments else 2
+    default = able[name]
+
+    def generate(
+        recipe: Any = default,
+        *,
+        count: int,
+        out: Path | None = None,
+        format: Literal["folder", "webdataset"] = "folder",
+        cache: Path = Path("runs", "cache"),
+    ) -> int:
+        try:
+            return generate_command.run(recipe, count, out, format, cache)
+        except generate_command.GenerationError as error:
+            _fail(error)
+
+    generate.__doc__ = (
+        f"{_COMMANDS['generate']}\n\nArgs:\n    recipe: the recipe.\n"
+        "    count: candidates to make; those that are not finite, or that the teacher does not recognise, are "
+        "dropped.\n"
+        "    out: directory of the images, also of an earlier run, which is continued; generated/RECIPE if not given.\n"
+        "    format: PNG files in a folder for each class, or shards of webdataset.\n"
+        "    cache: directory of trained models, which are made if they are not there."
+    )
+    generate.__annotations__["recipe"] = Annotated[type(default), tyro.conf.arg(name="")]
+    options = [*_options(default), "--count", "--out", "--format", "--cache"]
+    return _call(generate, f"hardfast generate {name}", arguments[1:], options)
 
 
 def _options(config: Any, prefix: str = "--") -> Iterator[str]:
