@@ -197,7 +197,7 @@ def test_recursion_holds_few_latents():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "reversible"}, "memory must be one of"),
+        ({"strategy": "reversed"}, "memory must be one of"),
         ({"kept_latents": 0}, "kept_latents must be an integer of at least 1"),
         ({"last_steps": 1.5}, "last_steps must be an integer of at least 1"),
     ],

@@ -3,12 +3,13 @@
 from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.denoisers import ClassUNetDenoiser, Denoiser, PromptUNetDenoiser, TransformerDenoiser
 from hardfast.diffusion.guidance import GuidanceSettings, GuidedImages, guide, seeded_noise
-from hardfast.diffusion.memory import EXACT_STRATEGIES, INEXACT_STRATEGIES, Memory
+from hardfast.diffusion.memory import COUPLED_STRATEGIES, EXACT_STRATEGIES, INEXACT_STRATEGIES, Memory
 from hardfast.diffusion.objective import GuidanceObjective
 from hardfast.diffusion.sampling import Sampler, Samples, decode_in_chunks
 from hardfast.diffusion.schedule import Schedule
 
 __all__ = [
+    "COUPLED_STRATEGIES",
     "EXACT_STRATEGIES",
     "INEXACT_STRATEGIES",
     "ClassUNetDenoiser",

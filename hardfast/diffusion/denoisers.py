@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+
+from hardfast.ops import _checks
+
+ATTENTION = ("sdpa", "xformers")
 
 
 class Denoiser(Protocol):
@@ -24,11 +29,23 @@ class Denoiser(Protocol):
 
 
 class _DiffusersDenoiser(nn.Module):
-    """Holds a diffusers model; it can be compiled, ``Adapter(torch.compile(model))``, except under ``"nested"``."""
+    """Holds a diffusers model; it can be compiled, ``Adapter(torch.compile(model))``, except under ``"nested"``.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: of the class that the adapter names.
+        attention: ``"sdpa"`` for PyTorch's ``scaled_dot_product_attention``, ``"xformers"`` for xformers' memory
+            efficient attention (NVIDIA GPUs only); None leaves the model's as it is. The model itself is changed.
+
+    Errors: ``TypeError`` for a model whose attention cannot be chosen; ``ModuleNotFoundError`` where xformers is not
+    installed, ``RuntimeError`` where it cannot run: the model then keeps its attention.
+    """
+
+    def __init__(self, model: nn.Module, attention: str | None = None) -> None:
         super().__init__()
         self.model = model
+        if attention is not None:
+            _checks.one_of("attention", attention, ATTENTION)
+            _set_attention(model, attention)
 
     @contextmanager
     def recompute_blocks(self) -> Iterator[None]:
@@ -71,3 +88,25 @@ class TransformerDenoiser(_DiffusersDenoiser):
     def forward(self, latents: Tensor, t: Tensor, conditioning: Tensor | None) -> Tensor:
         prediction = self.model(latents, timestep=t, class_labels=conditioning, return_dict=False)[0]
         return prediction[:, : latents.shape[1]]
+
+
+def _set_attention(model: Any, attention: str) -> None:
+    if not hasattr(model, "enable_xformers_memory_efficient_attention"):
+        raise TypeError(f"model must be a diffusers model for its attention to be chosen, got {type(model).__name__}")
+    if attention == "sdpa":
+        # diffusers' way back to scaled_dot_product_attention, from any attention
+        model.disable_xformers_memory_efficient_attention()
+        return
+    try:
+        model.enable_xformers_memory_efficient_attention()
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "attention='xformers' needs xformers, which is not installed: install the release that is built for "
+            f"torch {torch.__version__}, or use attention='sdpa', which comes with PyTorch",
+            name="xformers",
+        ) from error
+    except (ValueError, RuntimeError) as error:  # no GPU, and no kernels for this torch or this GPU
+        raise RuntimeError(
+            f"attention='xformers' cannot run here ({error}): it needs an NVIDIA GPU and an xformers built for torch "
+            f"{torch.__version__}; or use attention='sdpa', which comes with PyTorch"
+        ) from error

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
 from hardfast.diffusion.recompute import recompute
+from hardfast.diffusion.reversible import ReversibleChain, run_reversible
 from hardfast.ops import _checks
 
 EXACT_STRATEGIES = ("full", "per_step", "nested", "recursive")
 INEXACT_STRATEGIES = ("truncated", "one_step")
-STRATEGIES = EXACT_STRATEGIES + INEXACT_STRATEGIES
+COUPLED_STRATEGIES = ("reversible",)  # exact gradients of values that are not those of DDIM
+STRATEGIES = EXACT_STRATEGIES + INEXACT_STRATEGIES + COUPLED_STRATEGIES
 
 
 @dataclass(frozen=True)
@@ -40,35 +43,47 @@ class Memory:
     - ``"one_step"``: the gradient is that of the clean latents predicted by the first call. It reaches the initial
       latents and the conditioning of the first step; the later calls are constants.
 
+    Of another chain, with values of its own:
+
+    - ``"reversible"``: **the samples are not those of DDIM** but of two coupled latents that move by the noise
+      predicted for each other, so that every step can be undone. Memory of one call and two latents, whatever T is; two
+      calls a step, each run twice. Gradients are exact for these values, but for the rounding errors that the
+      reconstructed latents gather (:meth:`Sampler.reconstruction_error`): use float32 or wider. To first order only. No
+      clipping. A callable that is no module must not use tensors that need a gradient.
+
     Args:
         strategy: one of the above.
         kept_latents: for ``"recursive"``, >= 1.
         last_steps: for ``"truncated"``, >= 1.
+        mixing: for ``"reversible"``, in (0, 1]: the share of itself that each latent keeps after a step, the rest is
+            the other's. Less holds the two together, but reconstruction enlarges their difference by
+            ``1 / mixing**2`` a step.
 
     Source: Griewank, Achieving Logarithmic Growth of Temporal and Spatial Complexity in Reverse Automatic
     Differentiation, 1992, for ``"recursive"``; Clark et al., Directly Fine-Tuning Diffusion Models on Differentiable
-    Rewards, 2024, for cutting the chain.
+    Rewards, 2024, for cutting the chain; Wallace et al., EDICT: Exact Diffusion Inversion via Coupled Transformations,
+    2023, for ``"reversible"``.
     """
 
     strategy: str = "per_step"
     kept_latents: int = 4
     last_steps: int = 3
+    mixing: float = 0.93
 
     def __post_init__(self) -> None:
         _checks.one_of("memory", self.strategy, STRATEGIES)
         for name in ("kept_latents", "last_steps"):
             _checks.integer(name, getattr(self, name), 1)
+        if not 0 < _checks.number("mixing", self.mixing) <= 1:
+            raise ValueError(f"mixing must be in (0, 1], got {self.mixing}")
 
 
-class Chain(Protocol):
+class Chain(ReversibleChain, Protocol):
     """One sampling run: what the denoiser predicts at step ``i`` from its inputs, and what follows from it."""
 
-    steps: int
     constant_denoiser: bool  # nothing needs a gradient but the latents and the inputs
 
     def inputs(self, i: int) -> tuple[Tensor | None, ...]: ...
-
-    def predict(self, i: int, latents: Tensor, *inputs: Tensor | None) -> Tensor: ...
 
     def update(self, i: int, latents: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -85,7 +100,8 @@ def run_chain(chain: Chain, latents: Tensor, keep_last: int, memory: Memory) -> 
         return step[0], step[1:] if i >= first_kept else ()
 
     def step(i: int, latents: Tensor) -> State:
-        return kept(i, chain.update(i, latents, chain.predict(i, latents, *chain.inputs(i))))
+        with advice_when_out_of_memory(chain.memory_advice):  # here too, for a recomputation by torch's checkpoint
+            return kept(i, chain.update(i, latents, chain.predict(i, latents, *chain.inputs(i))))
 
     def constant_step(i: int, latents: Tensor) -> State:
         with torch.no_grad():
@@ -99,7 +115,7 @@ def run_chain(chain: Chain, latents: Tensor, keep_last: int, memory: Memory) -> 
         def from_inputs(latents: Tensor, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
             return chain.update(i, latents, chain.predict(i, latents, *inputs))
 
-        return kept(i, recompute(from_inputs, latents, *chain.inputs(i)))
+        return kept(i, recompute(from_inputs, latents, *chain.inputs(i), advice=chain.memory_advice))
 
     if memory.strategy == "full":
         return _loop([step] * chain.steps, latents)
@@ -110,6 +126,8 @@ def run_chain(chain: Chain, latents: Tensor, keep_last: int, memory: Memory) -> 
         return _loop([constant_step] * constant + [recomputed_step] * (chain.steps - constant), latents)
     if memory.strategy == "one_step":
         return _one_step(chain, step, latents)
+    if memory.strategy == "reversible":
+        return run_reversible(chain, latents, keep_last, memory.mixing)
     return _loop([recomputed_step] * chain.steps, latents)
 
 

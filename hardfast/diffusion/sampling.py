@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from hardfast.diffusion.denoisers import Denoiser
 from hardfast.diffusion.memory import Memory, run_chain
+from hardfast.diffusion.out_of_memory import advice_when_out_of_memory, memory_advice
+from hardfast.diffusion.reversible import reconstruction_error
 from hardfast.diffusion.schedule import Schedule
 from hardfast.ops import _checks
 from hardfast.ops.guided_step import guided_step
@@ -40,6 +42,9 @@ class Sampler:
         schedule: the noise levels of its ``T`` steps.
         guidance_scale: of classifier-free guidance. At 1 there is none, and the unconditional pass is left out.
         memory: a strategy by name or a :class:`~hardfast.diffusion.Memory`.
+
+    Errors: ``ValueError`` names what a strategy cannot do: ``"nested"`` without ``recompute_blocks()``;
+    ``"reversible"`` with clipping, or with a step that starts without any signal.
     """
 
     denoiser: Denoiser
@@ -58,10 +63,26 @@ class Sampler:
                 "memory='nested' needs a denoiser with recompute_blocks(), such as the adapters; "
                 f"got {type(self.denoiser).__name__}"
             )
+        if self.memory.strategy == "reversible":
+            if self.schedule.clip_range is not None:
+                raise ValueError(
+                    "schedule must have clip_range=None with memory='reversible', as clipping cannot be undone; "
+                    f"got {self.schedule.clip_range}"
+                )
+            if bool((self.schedule.alpha_bar == 0).any()):
+                raise ValueError(
+                    "schedule must keep some signal at every step with memory='reversible', got alpha_bar = 0"
+                )
 
     @property
     def guided(self) -> bool:
         return self.guidance_scale != 1
+
+    def memory_advice(self, images: int, chunk: int | None = None) -> str:
+        """What to try when memory runs out with so many images; ``chunk`` of them are decoded and judged at a time."""
+        assert isinstance(self.memory, Memory)
+        blocks = hasattr(self.denoiser, "recompute_blocks")
+        return memory_advice(self.memory.strategy, images=images, blocks=blocks, chunk=chunk)
 
     def __call__(
         self,
@@ -93,7 +114,8 @@ class Sampler:
 
         Memory: as ``memory`` says. Nothing is read from the device.
 
-        Errors: ``TypeError`` and ``ValueError`` name the argument.
+        Errors: ``TypeError`` and ``ValueError`` name the argument. Where memory runs out, here or in a backward that
+        recomputes, the error keeps its class and says what to try.
 
         Source: Song et al., Denoising Diffusion Implicit Models, 2021, equation 12 with sigma 0; Ho and Salimans,
         Classifier-Free Diffusion Guidance, 2022, equation 6.
@@ -102,7 +124,33 @@ class Sampler:
         if isinstance(keep_last, bool) or not isinstance(keep_last, int) or not 1 <= keep_last <= run.steps:
             raise ValueError(f"keep_last must be an integer in 1 .. {run.steps}, the steps, got {keep_last!r}")
         assert isinstance(self.memory, Memory)
-        return Samples(*run_chain(run, latents * self.schedule.initial_scale, keep_last, self.memory))
+        with advice_when_out_of_memory(run.memory_advice):
+            return Samples(*run_chain(run, latents * self.schedule.initial_scale, keep_last, self.memory))
+
+    def reconstruction_error(
+        self,
+        latents: Tensor,
+        conditioning: Tensor | None = None,
+        null_conditioning: Tensor | None = None,
+        *,
+        conditioning_offsets: Tensor | None = None,
+        null_offsets: Tensor | None = None,
+    ) -> Tensor:
+        """How far from its start the chain of ``memory="reversible"`` ends when it is undone from its final latents.
+
+        Args:
+            latents: as for :meth:`__call__`, and so is the rest.
+
+        Returns:
+            ``[B]``: the distance of the reconstructed pair of initial latents from the given ones, over their norm.
+
+        Errors: ``ValueError`` with another strategy.
+        """
+        assert isinstance(self.memory, Memory)
+        if self.memory.strategy != "reversible":
+            raise ValueError(f"memory must be 'reversible' for something to be undone, got {self.memory.strategy!r}")
+        run = self._run(latents, conditioning, null_conditioning, conditioning_offsets, null_offsets)
+        return reconstruction_error(run, latents * self.schedule.initial_scale, self.memory.mixing)
 
     @torch.no_grad()
     def invert(
@@ -115,9 +163,9 @@ class Sampler:
     ) -> Tensor:
         """Noise from which the chain leads back to given clean latents.
 
-        Each step is undone with the noise that the denoiser predicts for its result, as in DDIM inversion; further
-        iterations repeat that with the latents found; where they converge it is to the exact inverse. Clipping is left
-        out.
+        Each step of DDIM is undone, whatever ``memory`` is, with the noise that the denoiser predicts for its result,
+        as in DDIM inversion; further iterations repeat that with the latents found; where they converge it is to the
+        exact inverse. Clipping is left out.
 
         Args:
             clean: ``[B, ...]``, such as encoded real images.
@@ -201,9 +249,12 @@ class _Run:
         self.levels: list[float] = schedule.alpha_bar.tolist()
         self.levels_next: list[float] = schedule.alpha_bar_next.tolist()
         assert isinstance(sampler.memory, Memory)
-        self.constant_denoiser = isinstance(sampler.denoiser, nn.Module) and not any(
-            parameter.requires_grad for parameter in sampler.denoiser.parameters()
-        )
+        self.hides_tensors = not isinstance(sampler.denoiser, nn.Module)
+        self.parameters: tuple[Tensor, ...] = ()
+        if isinstance(sampler.denoiser, nn.Module):
+            self.parameters = tuple(p for p in sampler.denoiser.parameters() if p.requires_grad)
+        self.constant_denoiser = not self.hides_tensors and not self.parameters
+        self.memory_advice = sampler.memory_advice(self.samples)
         self.recompute_blocks: Callable[[], Any] = nullcontext
         if sampler.memory.strategy == "nested":
             self.recompute_blocks = sampler.denoiser.recompute_blocks  # type: ignore[attr-defined]
@@ -243,16 +294,13 @@ class _Run:
     def noise(self, i: int, latents: Tensor, prediction: Tensor) -> Tensor:
         """The guided prediction as noise."""
         cond, *uncond = prediction.chunk(len(self.conditioning))
-        clean = guided_step(
-            latents,
-            cond,
-            uncond[0] if uncond else None,
-            alpha_bar=self.levels[i],
-            alpha_bar_next=1.0,
-            guidance_scale=self.sampler.guidance_scale,
-            prediction_type=self.sampler.schedule.prediction_type,
-        )[1]
-        return (latents - self.levels[i] ** 0.5 * clean) / (1 - self.levels[i]) ** 0.5
+        guided = uncond[0] + self.sampler.guidance_scale * (cond - uncond[0]) if uncond else cond
+        signal, spread = self.levels[i] ** 0.5, (1 - self.levels[i]) ** 0.5
+        if self.sampler.schedule.prediction_type == "epsilon":
+            return guided
+        if self.sampler.schedule.prediction_type == "v_prediction":
+            return signal * guided + spread * latents
+        return (latents - signal * guided) / spread
 
     def _conditioning_of(self, conditioning: Tensor | None, offset: Tensor | None) -> Tensor | None:
         if conditioning is None:

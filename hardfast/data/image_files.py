@@ -1,0 +1,134 @@
+"""Labelled image files, decoded when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from hardfast.data.image_set import ImageSet
+from hardfast.ops import _checks
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+class ImageFiles:
+    """An :class:`~hardfast.data.ImageSet` of files: RGB, the shorter side resized (bicubic), the middle cut out.
+
+    Args:
+        paths: of the ``N`` files.
+        labels: ``[N]``, int64 on the CPU.
+        size: side of the images in pixels, >= 1.
+        resize: what the shorter side is resized to before the cut, in pixels, >= ``size``; ``size`` if None.
+        threads: that decode at a time, >= 1.
+
+    Memory: the paths and labels; images only while they are loaded.
+
+    Errors: ``TypeError`` and ``ValueError`` name the argument. Loading raises ``FileNotFoundError`` or ``ValueError``
+    that names the file that is gone or is no whole image.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        labels: Tensor,
+        size: int,
+        *,
+        resize: int | None = None,
+        threads: int = 4,
+    ) -> None:
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            raise TypeError(f"labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
+        if labels.shape != (len(paths),):
+            raise ValueError(f"labels must have shape [{len(paths)}], one a path, got {list(labels.shape)}")
+        _checks.integer("size", size, 1)
+        _checks.integer("threads", threads, 1)
+        if resize is not None:
+            _checks.integer("resize", resize, size)
+        self.paths, self.labels, self.size, self.threads = tuple(paths), labels, size, threads
+        self._transform = v2.Compose(
+            [
+                v2.Resize(resize or size, InterpolationMode.BICUBIC),
+                v2.CenterCrop(size),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def load(self, index: Tensor) -> Tensor:
+        """Images ``[n, 3, size, size]``, float32 in [0, 1] on the CPU, of the numbers ``index``, ``[n]``, int64."""
+        if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.dim() != 1:
+            raise TypeError(f"index must be an int64 tensor [n], got {index!r}")
+        numbers = index.tolist()
+        if numbers and not 0 <= min(numbers) <= max(numbers) < len(self):
+            raise ValueError(f"index must be in [0, {len(self)}), got {min(numbers)} .. {max(numbers)}")
+        images = torch.empty(len(numbers), 3, self.size, self.size)
+
+        def decode(place: int) -> None:
+            images[place] = self._decode(self.paths[numbers[place]])
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(decode, range(len(numbers))))
+        return images
+
+    def _decode(self, path: str | Path) -> Tensor:
+        try:
+            with Image.open(path) as image:
+                return self._transform(image.convert("RGB"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"image file {path} is gone") from error
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            raise ValueError(f"{path} must be a whole image file, got: {error}") from error
+
+
+class JoinedImages:
+    """Several image sets one after the other, as one.
+
+    Args:
+        parts: at least one, with images of one shape.
+    """
+
+    def __init__(self, parts: Sequence[ImageSet]) -> None:
+        if not parts:
+            raise ValueError("parts must be at least one image set, got none")
+        self.parts = tuple(parts)
+        self.labels = torch.cat([part.labels.cpu() for part in parts])
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: Tensor) -> Tensor:
+        """Images of the numbers ``index``, ``[n]``, int64."""
+        index = index.cpu()
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self):
+            raise ValueError(f"index must be in [0, {len(self)}), got {int(index.min())} .. {int(index.max())}")
+        owner = torch.searchsorted(self._ends, index, right=True)
+        places, loaded = [], []
+        for number, part in enumerate(self.parts):
+            mine = (owner == number).nonzero()[:, 0]
+            if len(mine) or (not len(index) and number == 0):
+                places.append(mine)
+                loaded.append(part.load(index[mine] - (int(self._ends[number]) - len(part))))
+        return torch.cat(loaded)[torch.cat(places).argsort().to(loaded[0].device)]
+
+
+def list_images(folder: Path, source: str) -> list[Path]:
+    """The image files of a folder, in the order of their names.
+
+    Raises:
+        FileNotFoundError: the folder is missing or has none; the message says where to get them.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if not paths:
+        state = "has no image files" if folder.is_dir() else "is missing"
+        raise FileNotFoundError(f"folder {folder} {state}; get it from {source}")
+    return paths

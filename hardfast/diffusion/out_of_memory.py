@@ -1,0 +1,49 @@
+"""Errors for want of memory that say what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def advice_when_out_of_memory(advice: str) -> Iterator[None]:
+    """Adds a line of advice to an allocator's error that leaves the block; its class stays, and advice is given once.
+
+    Args:
+        advice: a sentence; empty for none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # The CPU's allocator raises no class of its own.
+        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not advice or not out_of_memory or getattr(error, "advised", False):
+            raise
+        advised = type(error)(f"{error}\n{advice}")
+        advised.advised = True  # type: ignore[attr-defined]
+        raise advised from error
+
+
+def memory_advice(strategy: str, *, images: int, blocks: bool, chunk: int | None = None) -> str:
+    """What to try when a strategy runs out of memory, the first thing first.
+
+    Args:
+        strategy: the one in use.
+        images: how many are sampled at a time.
+        blocks: whether the denoiser can recompute its blocks.
+        chunk: images that are decoded and judged at a time; None where nothing is.
+    """
+    hints = []
+    if strategy == "full":
+        hints.append("memory='per_step', which keeps one denoiser call instead of all")
+    if strategy != "nested" and blocks:
+        hints.append("memory='nested', which keeps the inputs of one call's blocks")
+    if chunk is not None and chunk > 1:
+        hints.append(f"a chunk below {chunk}, the images that are decoded and judged at a time")
+    if images > 1:
+        hints.append(f"fewer images at a time than {images}")
+    hints.append("smaller latents or a denoiser in half precision")
+    return f"Memory ran out in a sampling chain with memory={strategy!r}. Try in this order: " + "; ".join(hints) + "."
