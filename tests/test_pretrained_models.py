@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from hardfast.models.clip import fill_templates, load_zero_shot_clip
-from hardfast.models.normalised import Normalised, create_timm_model
+from hardfast.models import Normalised, create_timm_model, fill_templates, load_zero_shot_clip
 
 PROMPTS = (("a cat.", "photo, cat."), ("a dog.",), ("bird", "a bird", "birds"))
 STUDENT = "test_resnet"

@@ -14,8 +14,7 @@ from tiny_models import move_to_hub_cache, write_clip, write_stable_diffusion
 
 from hardfast.diffusion import CutOuts, GuidanceSettings, guide, seeded_noise
 from hardfast.diffusion.stable_diffusion import load_stable_diffusion
-from hardfast.models.clip import fill_templates, load_zero_shot_clip
-from hardfast.models.normalised import create_timm_model
+from hardfast.models import create_timm_model, fill_templates, load_zero_shot_clip
 
 PROMPTS = ["a photograph of a bird", "x, y"]
 

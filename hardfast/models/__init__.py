@@ -7,9 +7,22 @@ from typing import Any
 
 from torch import nn
 
+from hardfast.models.clip import ZeroShotCLIP, fill_templates, load_zero_shot_clip
+from hardfast.models.normalised import Normalised, create_timm_model
 from hardfast.models.small import CNN, MLP, ShiftRobustCNN
 
-__all__ = ["CNN", "MLP", "MODELS", "ShiftRobustCNN", "create_model"]
+__all__ = [
+    "CNN",
+    "MLP",
+    "MODELS",
+    "Normalised",
+    "ShiftRobustCNN",
+    "ZeroShotCLIP",
+    "create_model",
+    "create_timm_model",
+    "fill_templates",
+    "load_zero_shot_clip",
+]
 
 
 def _resnet18(in_channels: int = 1, num_classes: int = 10) -> nn.Module:
