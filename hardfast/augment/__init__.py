@@ -1,5 +1,6 @@
-"""Augmentors: modules that draw random transformations of a batch of images and can be trained to draw harder ones."""
+"""Augmentors: learned distributions of hard inputs, for HARD's loop and ConfiG's search alike."""
 
 from hardfast.augment.affine import AffineAugmentor, MeanStd
+from hardfast.augment.augmentor import Augmentor
 
-__all__ = ["AffineAugmentor", "MeanStd"]
+__all__ = ["AffineAugmentor", "Augmentor", "MeanStd"]

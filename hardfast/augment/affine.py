@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from hardfast.augment.augmentor import Augmentor
 from hardfast.ops import affine_warp
 
 MODES = {
@@ -26,7 +27,7 @@ class MeanStd(NamedTuple):
     std: float
 
 
-class AffineAugmentor(nn.Module):
+class AffineAugmentor(Augmentor):
     """Warps every image by its own random affine map, ``theta = mean + scale * normal``.
 
     The six entries of ``theta`` are independent Gaussians, the same for every image. The draw is
@@ -100,24 +101,24 @@ class AffineAugmentor(nn.Module):
         noise = torch.randn(batch_size, 2, 3, generator=generator, device=device, dtype=dtype)
         return self.mean + self.scale * noise
 
-    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Warps every image by its own draw.
-
-        Args:
-            images: ``[B, C, H, W]``, floating point, on the module's device.
-            generator: as in :meth:`sample_theta`.
-
-        Returns:
-            ``[B, C, H, W]``, differentiable in the images and the parameters.
-        """
+    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """One map an image, by the name ``"theta"``."""
         if images.dim() != 4:
             raise ValueError(f"images must have shape [B, C, H, W]; got {list(images.shape)}")
-        theta = self.sample_theta(images.shape[0], generator)
-        return affine_warp(images, theta, padding_mode=self.padding_mode)
+        return {"theta": self.sample_theta(images.shape[0], generator)}
 
-    def frozen(self) -> AffineAugmentor:
-        """Returns a copy that shares nothing with this one and whose parameters do not learn."""
-        return copy.deepcopy(self).requires_grad_(False)
+    def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
+        """Warps every image ``[B, C, H, W]`` by its own ``theta``."""
+        return affine_warp(images, variables["theta"], padding_mode=self.padding_mode)
+
+    @torch.no_grad()
+    def scalars(self) -> dict[str, float]:
+        scale = self.scale
+        return {"scale_translation": scale[:, 2].mean().item(), "scale_linear": scale[:, :2].mean().item()}
+
+    @torch.no_grad()
+    def arrays(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "scale": self.scale}
 
     @torch.no_grad()
     def describe(self, size: tuple[int, int]) -> dict[str, MeanStd]:

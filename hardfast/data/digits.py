@@ -31,6 +31,12 @@ def load_digits(split_seed: int = 0, *, validation_size: int = 200, test_size: i
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
     1998.
     """
+    splits = load_native_digits(split_seed, validation_size=validation_size, test_size=test_size)
+    return Splits(*(_on_canvas(part) for part in (splits.train, splits.validation, splits.test)))
+
+
+def load_native_digits(split_seed: int = 0, *, validation_size: int = 200, test_size: int = 400) -> Splits:
+    """The same digits and the same split as :func:`load_digits`, ``[N, 1, 8, 8]`` as they were recorded."""
     # scikit-learn takes a second to import, and only this function needs it.
     from sklearn.datasets import load_digits as load_sklearn_digits
 
@@ -41,9 +47,13 @@ def load_digits(split_seed: int = 0, *, validation_size: int = 200, test_size: i
             f"validation_size and test_size must be >= 1 and leave some of the {count} images for training; "
             f"got {validation_size} and {test_size}"
         )
-    small = torch.from_numpy(data.images).float().unsqueeze(1) / 16
-    digits = F.interpolate(small, size=(DIGIT_PX, DIGIT_PX), mode="bilinear", align_corners=False)
-    everything = LabelledImages(F.pad(digits, [MAX_SHIFT_PX] * 4), torch.from_numpy(data.target).long())
+    images = torch.from_numpy(data.images).float().unsqueeze(1) / 16
+    everything = LabelledImages(images, torch.from_numpy(data.target).long())
     order = torch.randperm(count, generator=torch.Generator().manual_seed(split_seed))
     test, validation, train = order.split([test_size, validation_size, count - test_size - validation_size])
     return Splits(everything[train], everything[validation], everything[test])
+
+
+def _on_canvas(digits: LabelledImages) -> LabelledImages:
+    enlarged = F.interpolate(digits.images, size=(DIGIT_PX, DIGIT_PX), mode="bilinear", align_corners=False)
+    return LabelledImages(F.pad(enlarged, [MAX_SHIFT_PX] * 4), digits.labels)

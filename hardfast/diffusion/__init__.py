@@ -2,7 +2,7 @@
 
 from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.denoisers import ClassUNetDenoiser, Denoiser, PromptUNetDenoiser, TransformerDenoiser
-from hardfast.diffusion.guidance import GuidanceSettings, GuidedImages, guide, seeded_noise
+from hardfast.diffusion.guidance import GuidanceSettings, GuidedImages, guide, guide_augmentor, seeded_noise
 from hardfast.diffusion.memory import COUPLED_STRATEGIES, EXACT_STRATEGIES, INEXACT_STRATEGIES, Memory
 from hardfast.diffusion.objective import GuidanceObjective
 from hardfast.diffusion.sampling import Sampler, Samples, decode_in_chunks
@@ -26,5 +26,6 @@ __all__ = [
     "TransformerDenoiser",
     "decode_in_chunks",
     "guide",
+    "guide_augmentor",
     "seeded_noise",
 ]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from hardfast.augment.augmentor import Augmentor
 from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.objective import GuidanceObjective
+from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
 from hardfast.diffusion.sampling import Sampler
+from hardfast.diffusion.search import Judge, Search
 from hardfast.distill.constant import held_constant
-from hardfast.ops import _checks, _rows
+from hardfast.ops import _checks
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def seeded_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.devic
     """Standard normal latents ``[len(seeds), *shape]``, float32, each from its own seed alone."""
     if not len(seeds):
         raise ValueError("seeds must be at least one, got none")
-    generators = _generators(seeds, torch.device(device), stream=0)
+    generators = seeded_generators(seeds, torch.device(device), stream=0)
     return torch.stack([torch.randn(*shape, generator=g, device=device) for g in generators])
 
 
@@ -135,17 +137,89 @@ def guide(
     latents; with offsets, five times their size.
 
     Errors: ``TypeError`` and ``ValueError`` name the argument. An image whose objective or gradient is not finite, on a
-    GPU also for want of a valid label, is marked invalid and no longer changed; the others go on. Nothing is read from
-    the device.
+    GPU also for want of a valid label, is marked invalid and no longer changed; the others go on. Where memory runs
+    out, the error keeps its class and says what to try. Nothing is read from the device.
 
     Source: Popp et al., ConfiG, 2025, arXiv 2506.02294.
     """
     settings = settings or GuidanceSettings()
-    _check(sampler, labels, latents, seeds, settings)
-    networks = [part for part in (student, teacher, sampler.denoiser, decode) if isinstance(part, nn.Module)]
-    judge = _Judge(student, teacher, labels, decode, settings, _generators(seeds, latents.device, stream=1))
-    with held_constant(*networks):
-        search = _Search(sampler, latents, conditioning, null_conditioning, settings)
+    _check_images("latents", latents, labels, seeds)
+    if settings.keep_last > len(sampler.schedule):
+        raise ValueError(f"keep_last must be at most the {len(sampler.schedule)} steps, got {settings.keep_last}")
+    variables = {"latents": latents}
+    if settings.offsets:
+        variables |= _offsets(sampler, len(latents), conditioning, null_conditioning)
+
+    def render(variables: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        start, offsets = variables["latents"], {name: value for name, value in variables.items() if name != "latents"}
+        return sampler(start, conditioning, null_conditioning, keep_last=settings.keep_last, **offsets)
+
+    rates = dict.fromkeys(variables, settings.rate) | {"latents": settings.latents_rate}
+    search = Search(render, variables, rates, ["latents"], settings.iterations)
+    constants = [part for part in (sampler.denoiser, decode) if isinstance(part, nn.Module)]
+    with advice_when_out_of_memory(sampler.memory_advice(len(latents), settings.chunk or len(latents))):
+        return _guided(search, student, teacher, labels, seeds, decode, constants, settings)
+
+
+def guide_augmentor(
+    augmentor: Augmentor,
+    student: nn.Module,
+    teacher: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    seeds: Sequence[int],
+    *,
+    settings: GuidanceSettings | None = None,
+) -> GuidedImages:
+    """The same search over the variables of any augmentor: affine maps, codes of an autoencoder, noise.
+
+    Args:
+        augmentor: draws the variables from which each image's search starts; a constant here.
+        student: as for :func:`guide`.
+        teacher: as for :func:`guide`.
+        images: ``[B, C, H, W]``, what the augmentor starts from.
+        labels: ``[B]``, int64: what the images are to show.
+        seeds: one non-negative integer an image: the source of its first variables and of its cut-outs.
+        settings: ``keep_last`` and ``offsets`` concern a sampler alone and are not used; ``rate`` is that of all
+            variables, but ``latents_rate`` of those that keep their norm.
+
+    Returns:
+        As :func:`guide`; ``latents`` are the images.
+
+    Errors: as :func:`guide`.
+    """
+    settings = settings or GuidanceSettings()
+    _check_images("images", images, labels, seeds)
+    with torch.no_grad():
+        draws = [
+            augmentor.draw(image, generator)
+            for image, generator in zip(images.split(1), seeded_generators(seeds, images.device, stream=0), strict=True)
+        ]
+    variables = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+
+    def render(variables: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        rendered = augmentor.render(images, variables)
+        return rendered, (rendered,)
+
+    preserved = augmentor.norm_preserved
+    rates = {name: settings.latents_rate if name in preserved else settings.rate for name in variables}
+    search = Search(render, variables, rates, preserved, settings.iterations)
+    return _guided(search, student, teacher, labels, seeds, None, [augmentor], settings)
+
+
+def _guided(
+    search: Search,
+    student: nn.Module,
+    teacher: nn.Module,
+    labels: Tensor,
+    seeds: Sequence[int],
+    decode: Callable[[Tensor], Tensor] | None,
+    constants: Sequence[nn.Module],
+    settings: GuidanceSettings,
+) -> GuidedImages:
+    generators = seeded_generators(seeds, labels.device, stream=1)
+    judge = Judge(student, teacher, labels, decode, settings.cutouts, settings.objective, settings.chunk, generators)
+    with held_constant(student, teacher, *constants):
         first, best, scores = search.run(judge)
         with torch.no_grad():
             images_before, (student_before, teacher_before), _ = judge.whole(first)
@@ -165,161 +239,37 @@ def guide(
     )
 
 
-class _Judge:
-    """The objective of clean latents, with its gradient to them."""
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        labels: Tensor,
-        decode: Callable[[Tensor], Tensor] | None,
-        settings: GuidanceSettings,
-        generators: list[torch.Generator],
-    ) -> None:
-        self.student, self.teacher, self.labels = student, teacher, labels
-        self.decode = decode or (lambda latents: latents)
-        self.settings, self.generators = settings, generators
-        chunk = settings.chunk or len(labels)
-        self.chunks = [slice(start, start + chunk) for start in range(0, len(labels), chunk)]
-
-    def __call__(self, clean: tuple[Tensor, ...], *, gradient: bool) -> tuple[Tensor, list[Tensor]]:
-        """The weighted objective ``[B]``, and its gradient to each of ``clean``, if asked for."""
-        total = sum(range(1, len(clean) + 1))
-        score = torch.zeros(len(self.labels), device=self.labels.device)
-        grads = []
-        for k, latents in enumerate(clean):
-            weight = (k + 1) / total
-            parts = [self._judge_chunk(latents[part], part, gradient) for part in self.chunks]
-            score = score + weight * torch.cat([value for value, _ in parts])
-            if gradient:
-                grads.append(weight * torch.cat([grad for _, grad in parts]))
-        return score, grads
-
-    def whole(self, latents: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Images, each network's probability of the label (student, teacher), and whether the teacher answers it."""
-        images = torch.cat([self.decode(latents[part]) for part in self.chunks])
-        seen = [self.settings.cutouts.whole(images[part]) for part in self.chunks]
-        logits = [torch.cat([network(part) for part in seen]) for network in (self.student, self.teacher)]
-        # A label that is no class has made its image invalid, unless the objective does not look at labels.
-        column = self.labels.clamp(0, logits[0].shape[1] - 1)[:, None]
-        confidences = [x.float().softmax(1).gather(1, column)[:, 0] for x in logits]
-        return images, confidences, logits[1].argmax(1) == self.labels
-
-    def _judge_chunk(self, latents: Tensor, part: slice, gradient: bool) -> tuple[Tensor, Tensor]:
-        cutouts = self.settings.cutouts
-        with torch.set_grad_enabled(gradient):
-            latents = latents.detach().requires_grad_(gradient)
-            seen = cutouts(self.decode(latents), self.generators[part])
-            labels = self.labels[part].repeat_interleave(cutouts.count)
-            student_logits, teacher_logits = self.student(seen), self.teacher(seen)
-            _rows.check_labels(labels, student_logits)
-            values = self.settings.objective(student_logits, teacher_logits, labels)
-            value = values.unflatten(0, (-1, cutouts.count)).mean(1)
-            grad = torch.autograd.grad(value.sum(), latents)[0] if gradient else latents
-        return value.detach().float(), grad
+def _offsets(
+    sampler: Sampler, count: int, conditioning: Tensor | None, null_conditioning: Tensor | None
+) -> dict[str, Tensor]:
+    """Zeros for every step and image, of each conditioning that can be moved."""
+    named = {"conditioning_offsets": conditioning}
+    if sampler.guided:
+        named["null_offsets"] = null_conditioning
+    return {
+        name: value.new_zeros(count, len(sampler.schedule), *value.shape[1:])
+        for name, value in named.items()
+        if value is not None and value.is_floating_point()
+    }
 
 
-class _Search:
-    """The variables of the search, Adam's steps on them, and which images are still valid."""
-
-    def __init__(
-        self,
-        sampler: Sampler,
-        latents: Tensor,
-        conditioning: Tensor | None,
-        null_conditioning: Tensor | None,
-        settings: GuidanceSettings,
-    ) -> None:
-        self.sampler, self.settings = sampler, settings
-        self.conditioning, self.null_conditioning = conditioning, null_conditioning
-        self.latents = latents.detach().clone().requires_grad_()
-        self.norm = _norm(self.latents.detach())
-        self.valid = torch.ones(len(latents), dtype=torch.bool, device=latents.device)
-        self.offsets: dict[str, Tensor] = {}
-        if settings.offsets:
-            named = {"conditioning_offsets": conditioning}
-            if sampler.guided:
-                named["null_offsets"] = null_conditioning
-            for name, value in named.items():
-                if value is not None and value.is_floating_point():
-                    shape = (len(latents), len(sampler.schedule), *value.shape[1:])
-                    self.offsets[name] = value.new_zeros(shape).requires_grad_()
-        self.variables = [self.latents, *self.offsets.values()]
-        groups = [{"params": [self.latents], "lr": settings.latents_rate}]
-        groups += [{"params": [offset], "lr": settings.rate} for offset in self.offsets.values()]
-        self.optimizer = torch.optim.Adam(groups)
-
-    def run(self, judge: _Judge) -> tuple[Tensor, Tensor, Tensor]:
-        """Final latents of the first and of the best candidates, and the scores of all."""
-        first = best = self.latents
-        best_score = torch.full_like(self.valid, -math.inf, dtype=torch.float32)
-        scores = []
-        for iteration in range(self.settings.iterations + 1):
-            gradient = iteration < self.settings.iterations
-            with torch.set_grad_enabled(gradient):
-                samples = self.sampler(
-                    self.latents,
-                    self.conditioning,
-                    self.null_conditioning,
-                    keep_last=self.settings.keep_last,
-                    **self.offsets,
-                )
-            score, grads = judge(samples.clean, gradient=gradient)
-            final = samples.latents.detach()
-            self.valid = self.valid & score.isfinite()
-            better = self.valid & (score > best_score)
-            best_score = torch.where(better, score, best_score)
-            if iteration == 0:
-                first = best = final
-            best = torch.where(_per_image(better, final), final, best)
-            scores.append(score)
-            if gradient:
-                self._ascend(samples.clean, grads)
-        return first, best, torch.stack(scores)
-
-    def _ascend(self, clean: tuple[Tensor, ...], grads: list[Tensor]) -> None:
-        grads = list(torch.autograd.grad(clean, self.variables, grads))
-        for grad in grads:
-            self.valid = self.valid & grad.flatten(1).isfinite().all(1)
-        before = [variable.detach().clone() for variable in self.variables]
-        for variable, grad in zip(self.variables, grads, strict=True):
-            variable.grad = -grad
-        self.optimizer.step()
-        # Adam works number by number: what is NaN for an invalid image, there too, touches no other.
-        with torch.no_grad():
-            self.latents *= _per_image(self.norm / _norm(self.latents), self.latents)
-            for variable, old in zip(self.variables, before, strict=True):
-                variable.copy_(torch.where(_per_image(self.valid, old), variable, old))
-
-
-def _check(sampler: Sampler, labels: Tensor, latents: Tensor, seeds: Sequence[int], settings: GuidanceSettings) -> None:
-    _checks.floating_tensor("latents", latents)
-    if latents.dim() < 2 or not len(latents):
-        raise ValueError(f"latents must have shape [B, ...] with B >= 1, got {list(latents.shape)}")
+def _check_images(name: str, value: Tensor, labels: Tensor, seeds: Sequence[int]) -> None:
+    _checks.floating_tensor(name, value)
+    if value.dim() < 2 or not len(value):
+        raise ValueError(f"{name} must have shape [B, ...] with B >= 1, got {list(value.shape)}")
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
         raise TypeError(f"labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
-    if labels.shape != latents.shape[:1]:
-        raise ValueError(f"labels must have shape [{len(latents)}], one an image, got {list(labels.shape)}")
-    if labels.device != latents.device:
-        raise ValueError(f"labels must be on the device of latents, {latents.device}, got {labels.device}")
-    if len(seeds) != len(latents):
-        raise ValueError(f"seeds must be one an image, {len(latents)}, got {len(seeds)}")
-    if settings.keep_last > len(sampler.schedule):
-        raise ValueError(f"keep_last must be at most the {len(sampler.schedule)} steps, got {settings.keep_last}")
+    if labels.shape != value.shape[:1]:
+        raise ValueError(f"labels must have shape [{len(value)}], one an image, got {list(labels.shape)}")
+    if labels.device != value.device:
+        raise ValueError(f"labels must be on the device of {name}, {value.device}, got {labels.device}")
+    if len(seeds) != len(value):
+        raise ValueError(f"seeds must be one an image, {len(value)}, got {len(seeds)}")
 
 
-def _generators(seeds: Sequence[int], device: torch.device, stream: int) -> list[torch.Generator]:
+def seeded_generators(seeds: Sequence[int], device: torch.device, stream: int) -> list[torch.Generator]:
     """One generator a seed; two streams, since noise and cut-outs of one image must not be the same numbers."""
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**62:
             raise ValueError(f"seeds must be integers in 0 .. 2**62 - 1, got {seed!r}")
     return [torch.Generator(device).manual_seed(2 * seed + stream) for seed in seeds]
-
-
-def _norm(latents: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(latents.flatten(1), dim=1)
-
-
-def _per_image(value: Tensor, like: Tensor) -> Tensor:
-    return value.reshape(-1, *[1] * (like.dim() - 1))

@@ -2,7 +2,7 @@
 
 from hardfast.distill.alternation import Alternation, FixedRatio, Thresholds
 from hardfast.distill.constant import held_constant
-from hardfast.distill.evaluate import ShiftAccuracy, accuracy, accuracy_per_shift, predict_logits
+from hardfast.distill.evaluate import ShiftAccuracy, accuracy, accuracy_per_shift, group_accuracies, predict_logits
 from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
 from hardfast.distill.step import augmentor_step, student_step, supervised_step
 from hardfast.distill.trainer import Trainer, TrainerConfig, TrainingSummary
@@ -22,6 +22,7 @@ __all__ = [
     "accuracy",
     "accuracy_per_shift",
     "augmentor_step",
+    "group_accuracies",
     "held_constant",
     "predict_logits",
     "student_step",

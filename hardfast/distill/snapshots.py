@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardfast.augment import AffineAugmentor
+from hardfast.augment import Augmentor
 
 
 class SnapshotRecorder:
@@ -22,7 +22,7 @@ class SnapshotRecorder:
         seed: of the noise.
     """
 
-    def __init__(self, augmentor: AffineAugmentor, images: Tensor, steps: int, count: int, seed: int) -> None:
+    def __init__(self, augmentor: Augmentor, images: Tensor, steps: int, count: int, seed: int) -> None:
         if count < 2:
             raise ValueError(f"count must be >= 2 (the first and the last step); got {count}")
         self.augmentor = augmentor
@@ -41,14 +41,13 @@ class SnapshotRecorder:
             {
                 "step": step,
                 "augmented": self.augmentor(self.images, generator).cpu(),
-                "mean": self.augmentor.mean.cpu(),
-                "scale": self.augmentor.scale.cpu(),
+                **{name: value.cpu() for name, value in self.augmentor.arrays().items()},
             }
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Returns ``steps [S]``, ``clean [n, C, H, W]``, ``augmented [S, n, C, H, W]``, ``mean`` and ``scale
-        [S, 2, 3]``.
+        """Returns ``steps [S]``, ``clean [n, C, H, W]``, ``augmented [S, n, C, H, W]``, and the augmentor's own
+        arrays, ``[S, ...]``.
 
         Raises:
             ValueError: nothing was recorded yet.
@@ -57,7 +56,8 @@ class SnapshotRecorder:
             raise ValueError("there is no snapshot yet: call record() first")
         stacked = {
             name: torch.stack([record[name] for record in self._records]).numpy()
-            for name in ("augmented", "mean", "scale")
+            for name in self._records[0]
+            if name != "step"
         }
         steps = np.array([record["step"] for record in self._records], dtype=np.int64)
         return {"steps": steps, "clean": self.images.cpu().numpy(), **stacked}

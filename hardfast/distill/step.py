@@ -20,9 +20,10 @@ def student_step(
     *,
     augmentor: nn.Module | None = None,
     teacher_clean: Tensor | None = None,
+    generated: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> StudentTerms:
-    """Moves the student towards the teacher's answers, on clean and on augmented images.
+    """Moves the student towards the teacher's answers, on clean and on augmented or generated images.
 
     The student runs in the mode it is in (call ``student.train()`` once); teacher and augmentor are
     constants. Clean and augmented images go through the student as one batch, so its batch norm sees the
@@ -36,11 +37,18 @@ def student_step(
         objective: combines the logits into the loss.
         augmentor: maps ``(images, generator)`` to images of the same shape; None for plain distillation.
         teacher_clean: the teacher's logits on ``images``, ``[B, K]``, to save their computation.
+        generated: images ``[B, C, H, W]`` in place of augmented ones, and the teacher's logits on them; they show other
+            things than ``images``, so there is no consistency to tell.
         generator: source of the augmentor's noise.
 
     Returns:
         The loss and its parts, detached; nothing is read from the device.
+
+    Raises:
+        ValueError: both ``augmentor`` and ``generated`` are given.
     """
+    if augmentor is not None and generated is not None:
+        raise ValueError("augmentor and generated exclude each other, got both")
     with held_constant(teacher), torch.no_grad():
         if teacher_clean is None:
             teacher_clean = teacher(images)
@@ -48,11 +56,16 @@ def student_step(
             with held_constant(augmentor):
                 augmented = augmentor(images, generator)
             teacher_augmented = teacher(augmented)
-    if augmentor is None:
-        terms = objective(student(images), teacher_clean)
-    else:
+    if generated is not None:
+        others, teacher_others = generated
+        student_others, student_clean = student(torch.cat([others, images])).split([len(others), len(images)])
+        clean, terms = objective(student_clean, teacher_clean), objective(student_others, teacher_others)
+        terms = StudentTerms(terms.loss + objective.clean_weight * clean.loss, terms.disagreement, None)
+    elif augmentor is not None:
         student_augmented, student_clean = student(torch.cat([augmented, images])).split(len(images))
         terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented)
+    else:
+        terms = objective(student(images), teacher_clean)
     _descend(terms.loss, optimizer)
     return StudentTerms(terms.loss.detach(), terms.disagreement, terms.teacher_consistency)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hardfast.augment import AffineAugmentor
-from hardfast.data.splits import LabelledImages
+from hardfast.augment import Augmentor
+from hardfast.data.image_set import ImageSet
 from hardfast.distill.alternation import Alternation
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.evaluate import accuracy, predict_logits
@@ -95,16 +95,18 @@ class Trainer:
     """Trains one network; the same seed and number of threads give bitwise the same weights.
 
     Without a teacher the network learns from labels. With a teacher it is a student of the teacher's answers;
-    with an augmentor too, on augmented images as well; and with an alternation the augmentor learns.
+    with an augmentor too, on augmented images as well; and with an alternation the augmentor learns. With generated
+    images it sees as many of these as of the others.
 
     Args:
-        model: the network to train, on the device of the images.
+        model: the network to train; the images are moved to its device.
         train: training images and labels.
         validation: clean images and labels; the weights of the best accuracy on them are kept.
         config: how long and how fast.
         teacher: a constant.
         augmentor: needs a teacher.
         alternation: when the augmentor learns; None if never. Needs an augmentor.
+        generated: more images for the student, such as those of the generator. Needs a teacher, and no augmentor.
         seed: of batches, noise and dropout, >= 0.
         directory: where metrics, weights, state and snapshots go; None for nowhere.
         progress: text before a progress bar, which is shown where there is a terminal; None for no bar.
@@ -113,13 +115,14 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        train: LabelledImages,
-        validation: LabelledImages,
+        train: ImageSet,
+        validation: ImageSet,
         config: TrainerConfig,
         *,
         teacher: nn.Module | None = None,
-        augmentor: AffineAugmentor | None = None,
+        augmentor: Augmentor | None = None,
         alternation: Alternation | None = None,
+        generated: ImageSet | None = None,
         seed: int = 0,
         directory: MethodDir | None = None,
         progress: str | None = None,
@@ -128,6 +131,11 @@ class Trainer:
             raise ValueError("augmentor needs a teacher: labels need not hold for augmented images; got teacher=None")
         if alternation is not None and augmentor is None:
             raise ValueError("alternation needs an augmentor to train; got augmentor=None")
+        if generated is not None and (teacher is None or augmentor is not None or not len(generated)):
+            raise ValueError(
+                "generated needs images, a teacher and no augmentor; "
+                f"got {len(generated)} images, {teacher and 'a teacher'} and {augmentor and 'an augmentor'}"
+            )
         if len(train) == 0 or len(validation) == 0:
             raise ValueError(f"train and validation must hold images; got {len(train)} and {len(validation)}")
         self.model = model
@@ -144,24 +152,28 @@ class Trainer:
         self.best_step = 0
         self.best_accuracy = -math.inf
         self.last_accuracy = math.nan
-        self._device = train.images.device
+        self._device = next(model.parameters()).device
+        self.generated = generated
         self._seed = seed
         self._noise = torch.Generator(self._device).manual_seed(seed)
         self._dropout_state: dict[str, Tensor] | None = None
         self._batches = ShuffledBatches(len(train), config.batch_size, 2 * seed)
-        self._augmentor_batches = ShuffledBatches(len(train), config.batch_size, 2 * seed + 1)
+        # The augmentor's batches or those of generated images: no student has both.
+        others = len(train) if generated is None else len(generated)
+        self._other_batches = ShuffledBatches(others, config.batch_size, 2 * seed + 1)
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self._augmentor_optimizer: torch.optim.Adam | None = None
         self._snapshots: SnapshotRecorder | None = None
         if augmentor is not None:
-            images = train.images[: config.snapshot_images]
+            images = self._load(train, torch.arange(min(config.snapshot_images, len(train))))
             self._snapshots = SnapshotRecorder(augmentor, images, config.steps, config.snapshots, seed)
         if augmentor is not None and alternation is not None:
             self._augmentor_optimizer = torch.optim.Adam(augmentor.parameters(), lr=config.augmentor_learning_rate)
         # Clean images are never changed on the way, so the teacher answers each of them once.
-        self._teacher_clean = None if teacher is None else predict_logits(teacher, train.images)
+        self._teacher_clean = None if teacher is None else predict_logits(teacher, train)
+        self._teacher_generated = None if teacher is None or generated is None else predict_logits(teacher, generated)
         self._clock = (time.perf_counter(), 0)
 
     def fit(self) -> TrainingSummary:
@@ -256,10 +268,11 @@ class Trainer:
 
     def _student_step(self, bar: tqdm) -> None:
         _set_learning_rate(self._optimizer, self.config.learning_rate * self.config.schedule(self.step))
-        index = self._batches.indices(self.step).to(self._device)
-        images, labels = self.train.images[index], self.train.labels[index]
+        index = self._batches.indices(self.step)
+        images = self._load(self.train, index)
         disagreement = consistency = None
         if self.teacher is None:
+            labels = self.train.labels[index.to(self.train.labels.device)].to(self._device)
             smoothing = self.config.label_smoothing
             loss = supervised_step(self.model, images, labels, self._optimizer, label_smoothing=smoothing)
         else:
@@ -270,7 +283,8 @@ class Trainer:
                 self._optimizer,
                 self.config.student_objective,
                 augmentor=self.augmentor,
-                teacher_clean=None if self._teacher_clean is None else self._teacher_clean[index],
+                teacher_clean=None if self._teacher_clean is None else self._teacher_clean[index.to(self._device)],
+                generated=self._generated_batch(),
                 generator=self._noise,
             )
         self.step += 1
@@ -285,17 +299,17 @@ class Trainer:
         assert self.teacher is not None
         assert self._augmentor_optimizer is not None
         assert self._teacher_clean is not None
-        index = self._augmentor_batches.indices(self.augmentor_steps).to(self._device)
+        index = self._other_batches.indices(self.augmentor_steps)
         rate = self.config.augmentor_learning_rate * self.config.schedule(self.step)
         _set_learning_rate(self._augmentor_optimizer, rate)
         terms = augmentor_step(
             self.augmentor,
             self.model,
             self.teacher,
-            self.train.images[index],
+            self._load(self.train, index),
             self._augmentor_optimizer,
             self.config.augmentor_objective,
-            teacher_clean=self._teacher_clean[index],
+            teacher_clean=self._teacher_clean[index.to(self._device)],
             generator=self._noise,
         )
         self.augmentor_steps += 1
@@ -331,12 +345,17 @@ class Trainer:
     def _augmentor_scalars(self) -> dict[str, float]:
         if self.augmentor is None:
             return {}
-        scale = self.augmentor.scale.detach()
-        return {
-            "scale_translation": scale[:, 2].mean().item(),
-            "scale_linear": scale[:, :2].mean().item(),
-            "augmentor_steps": self.augmentor_steps,
-        }
+        return {**self.augmentor.scalars(), "augmentor_steps": self.augmentor_steps}
+
+    def _load(self, images: ImageSet, index: Tensor) -> Tensor:
+        return images.load(index).to(self._device)
+
+    def _generated_batch(self) -> tuple[Tensor, Tensor] | None:
+        """Generated images of this step, and the teacher's logits on them."""
+        if self.generated is None or self._teacher_generated is None:
+            return None
+        index = self._other_batches.indices(self.step)
+        return self._load(self.generated, index), self._teacher_generated[index.to(self._device)]
 
     def _log(self, **values: float | str) -> None:
         if self.directory is not None:
@@ -347,7 +366,7 @@ class Trainer:
             self._snapshots.record(self.step)
 
     def _validate(self) -> None:
-        self.last_accuracy = accuracy(self.model, self.validation.images, self.validation.labels)
+        self.last_accuracy = accuracy(self.model, self.validation, self.validation.labels)
         self._log(split="validation", validation_accuracy=self.last_accuracy)
         # Of equally good weights the later ones have learned more: a small validation set has many ties.
         is_best = self.last_accuracy >= self.best_accuracy

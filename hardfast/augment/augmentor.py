@@ -1,0 +1,49 @@
+"""What HARD and ConfiG have in common: something that makes hard inputs out of random variables."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Augmentor(nn.Module):
+    """Random variables for every image, and what the image becomes under them.
+
+    HARD learns the distribution of the variables, by the gradient of :meth:`forward` to the parameters; ConfiG searches
+    the variables of each image, by the gradient of :meth:`render` (:func:`hardfast.diffusion.guide_augmentor`). What
+    has both methods works in both.
+    """
+
+    #: Names of variables that a search leaves on their sphere, as it should normal noise.
+    norm_preserved: ClassVar[frozenset[str]] = frozenset()
+
+    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Variables by name, ``[B, ...]`` each, for images ``[B, C, H, W]``; differentiable in the parameters."""
+        raise NotImplementedError
+
+    def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
+        """Images ``[B, C, H, W]`` under the variables; differentiable in these, each image by itself."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draws and renders: images of the shape of ``images``."""
+        return self.render(images, self.draw(images, generator))
+
+    def frozen(self) -> Self:
+        """Returns a copy that shares nothing with this one and whose parameters do not learn."""
+        return copy.deepcopy(self).requires_grad_(False)
+
+    def scalars(self) -> dict[str, float]:
+        """What a training logs of the distribution."""
+        return {}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What a training keeps of the distribution beside its images."""
+        return {}
