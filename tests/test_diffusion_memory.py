@@ -11,7 +11,7 @@ from diffusion_models import TinyDenoiser
 
 from bench.diffusion import ONE_CALL, class_denoiser, main, measure_memory
 from bench.memory import peak_bytes
-from hardfast.diffusion import EXACT_STRATEGIES, INEXACT_STRATEGIES, Memory, Sampler, Schedule
+from hardfast.diffusion import COUPLED_STRATEGIES, EXACT_STRATEGIES, INEXACT_STRATEGIES, Memory, Sampler, Schedule
 
 
 def schedule(steps: int, **options) -> Schedule:
@@ -169,12 +169,19 @@ def test_per_step_needs_the_memory_of_one_call(guided):
 def test_one_command_prints_the_table(capsys):
     threads = torch.get_num_threads()
     try:
-        assert main(["--steps", "2", "--size", "8", "--batch", "1", "--rounds", "2"]) == 0
+        assert main(["--steps", "1", "2", "--size", "8", "--batch", "1", "--rounds", "2"]) == 0
     finally:
         torch.set_num_threads(threads)
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[0] for row in rows] == [*EXACT_STRATEGIES, *INEXACT_STRATEGIES]
-    assert all(float(number) > 0 for row in rows for number in row[1:])
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header == "| memory | 1 steps | 2 steps |"
+    names = (*EXACT_STRATEGIES, *INEXACT_STRATEGIES, *COUPLED_STRATEGIES)
+    for name, row in zip(names, rows, strict=False):
+        cells = row.strip("| ").split(" | ")
+        assert cells[0] == f"`{name}`"
+        assert all(float(number) > 0 for cell in cells[1:] for number in cell.split(" · "))
+        assert len(cells) == 3
+    errors = rows[-1].split("relative error of ")[1].split(" (")[0].split(", ")
+    assert all(0 < float(error) < 1e-4 for error in errors)
 
 
 def test_recursion_holds_few_latents():
