@@ -66,6 +66,23 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
+    def last(self, steps: int) -> Schedule:
+        """The chain of the last steps alone, for latents that have the noise of their level.
+
+        Args:
+            steps: how many, 1 .. T.
+        """
+        _checks.integer("steps", steps, 1)
+        if steps > len(self):
+            raise ValueError(f"steps must be at most {len(self)}, those of the schedule, got {steps}")
+        return Schedule(
+            self.timesteps[-steps:],
+            self.alpha_bar[-steps:],
+            self.alpha_bar_next[-steps:],
+            self.prediction_type,
+            self.clip_range,
+        )
+
     @classmethod
     def from_scheduler(cls, scheduler: Any, steps: int) -> Schedule:
         """The chain that a diffusers scheduler would run, with eta 0.
