@@ -206,7 +206,6 @@ def _options(config: Any, prefix: str = "--") -> Iterator[str]:
 
 def _run(recipe: Recipe, out: Path | None) -> int:
     from hardfast.distill.run_dir import RunDir
-    from hardfast.recipes import experiment
 
     try:
         recipe.resolved()  # before anything is on disk
@@ -216,7 +215,7 @@ def _run(recipe: Recipe, out: Path | None) -> int:
     print(f"{recipe.name}: {recipe.title}\nwriting to {run_dir.path}")
     start = time.perf_counter()
     try:
-        experiment.run(recipe, run_dir, progress=True)
+        recipe.run(run_dir, progress=True)
     except KeyboardInterrupt:
         print(f"\ninterrupted after {time.perf_counter() - start:.0f} s; what is there of the run:", file=sys.stderr)
         _finish(run_dir)

@@ -11,7 +11,7 @@ import pytest
 
 from hardfast.cli import main
 from hardfast.distill.run_dir import ResultRow, RunDir
-from hardfast.recipes import RECIPES, HardDigits, experiment
+from hardfast.recipes import RECIPES, HardDigits, hard_experiment
 
 
 class FakeRun:
@@ -39,7 +39,7 @@ def fake_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     def install(write=write_results) -> FakeRun:
         fake = FakeRun(write)
-        monkeypatch.setattr(experiment, "run", fake)
+        monkeypatch.setattr(hard_experiment, "run", fake)
         return fake
 
     return install
@@ -54,7 +54,7 @@ def test_train_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert str(out / "report.html") in printed
     assert "This run is incomplete" not in (out / "report.html").read_text()
     results = json.loads((out / "results.json").read_text())
-    assert {row["method"] for row in results["rows"]} == {*experiment.METHODS}
+    assert {row["method"] for row in results["rows"]} == {*hard_experiment.METHODS}
 
 
 def test_train_overrides(fake_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from hardfast.recipes.experiment import METHODS, run
 from hardfast.recipes.hard_digits import HardDigits
 from hardfast.recipes.hard_mnist import HardMnistMlp, HardMnistVit
 from hardfast.recipes.recipe import Published, Recipe
 
-__all__ = ["METHODS", "RECIPES", "Published", "Recipe", "get_recipe", "run"]
+__all__ = ["RECIPES", "Published", "Recipe", "get_recipe"]
 
 #: Name -> recipe with its own values.
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (HardDigits(), HardMnistMlp(), HardMnistVit())}

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from hardfast.data.digits import MAX_SHIFT_PX, load_digits
 from hardfast.data.shifts import ShiftedSet
-from hardfast.recipes.recipe import ExperimentData, Recipe, our_choice
+from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
+from hardfast.recipes.recipe import our_choice
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class DigitsConfig:
 
 
 @dataclass(frozen=True)
-class HardDigits(Recipe):
+class HardDigits(HardRecipe):
     """HARD on 1,797 real digits: a shift-robust CNN teaches an MLP that sees centred digits only."""
 
     name: ClassVar[str] = "hard-digits"

@@ -9,14 +9,8 @@ from typing import ClassVar
 
 from hardfast.data.mnist import load_mnist, load_mnist_c_translate
 from hardfast.data.shifts import ShiftedSet
-from hardfast.recipes.recipe import (
-    ExperimentData,
-    Published,
-    Recipe,
-    TeacherConfig,
-    earlier_code,
-    our_choice,
-)
+from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
+from hardfast.recipes.recipe import Published, TeacherConfig, earlier_code, our_choice
 
 _SOURCE = "the authors' public code of earlier work, one seed"
 
@@ -79,7 +73,7 @@ class MnistVitTeacher(MnistMlpTeacher):
 
 
 @dataclass(frozen=True)
-class HardMnistMlp(Recipe):
+class HardMnistMlp(HardRecipe):
     """HARD on MNIST: a CNN teaches an MLP; tested on MNIST and on MNIST-C translate."""
 
     name: ClassVar[str] = "hard-mnist-mlp"

@@ -1,34 +1,38 @@
 """What every recipe is made of: frozen dataclasses whose fields say where their values come from.
 
 The source of a field, in its metadata, is ``"known"`` (the abstract of the paper states it), ``"earlier code"`` (the
-authors' public code of earlier work has it) or ``"our choice"``.
+authors' public code of earlier work has it), ``"reported"`` (a third party reports it of the paper) or
+``"our choice"``.
 """
 
-# ruff: noqa: RUF009 - the defaults are frozen dataclasses, and so may be shared
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 
-from hardfast.augment import AffineAugmentor
-from hardfast.data.shifts import ShiftedSet
-from hardfast.data.splits import LabelledImages, Splits
-from hardfast.distill.alternation import Alternation, FixedRatio, Thresholds
-from hardfast.distill.objectives import AugmentorObjective, StudentObjective
+from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
-from hardfast.models import MODELS
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+#: One value a seed, by (method, split, metric).
+Results = dict[tuple[str, str, str], list[float]]
 
 
 def earlier_code(default: Any) -> Any:
     """A field whose value is that of the authors' public code of earlier work."""
     return field(default=default, metadata={"source": "earlier code"})
+
+
+def reported(default: Any) -> Any:
+    """A field whose value a third party reports of the paper."""
+    return field(default=default, metadata={"source": "reported"})
 
 
 def our_choice(default: Any) -> Any:
@@ -37,31 +41,13 @@ def our_choice(default: Any) -> Any:
 
 
 class Published(NamedTuple):
-    """A published result: an accuracy in [0, 1] and where it stands."""
+    """A published result: a value, such as an accuracy in [0, 1], and where it stands."""
 
     method: str
     split: str
-    accuracy: float
+    value: float
     source: str
-
-
-class ExperimentData(NamedTuple):
-    """What an experiment needs of a data set; ``shifts`` and ``shifted_test`` are for the final tests only.
-
-    Args:
-        splits: centred images for training, validation and test.
-        shifts: test images under whole-pixel shifts, for accuracy as a function of the shift.
-        shifted_test: the shifted test set; None if it is ``shifts``.
-    """
-
-    splits: Splits
-    shifts: ShiftedSet
-    shifted_test: LabelledImages | None
-
-    def to(self, device: torch.device | str) -> ExperimentData:
-        """Returns the data on another device."""
-        shifted_test = None if self.shifted_test is None else self.shifted_test.to(device)
-        return ExperimentData(self.splits.to(device), self.shifts.to(device), shifted_test)
+    metric: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -88,77 +74,12 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True)
-class AugmentorConfig:
-    """The affine augmentor and what it minimises.
-
-    Args:
-        mode: ``full``, ``translation`` or ``no_translation``.
-        initial_scale: initial standard deviation, in half image sides.
-        learning_rate: the highest, of Adam; it falls with the student's.
-        teacher_weight: how strongly the teacher's answer is held.
-        student_weight: how strongly disagreement is sought.
-        form: of the objective.
-    """
-
-    mode: Literal["full", "translation", "no_translation"] = earlier_code("full")
-    initial_scale: float = earlier_code(0.1)
-    learning_rate: float = our_choice(0.03)
-    teacher_weight: float = our_choice(4.0)
-    student_weight: float = our_choice(1.0)
-    form: Literal["saturating", "non_saturating"] = our_choice("non_saturating")
-
-    def build(self) -> AffineAugmentor:
-        """Makes the augmentor."""
-        return AffineAugmentor(self.mode, initial_scale=self.initial_scale)
-
-    def objective(self, temperature: float) -> AugmentorObjective:
-        """Makes the objective."""
-        return AugmentorObjective(temperature, self.teacher_weight, self.student_weight, self.form)
-
-
-@dataclass(frozen=True)
-class AlternationConfig:
-    """When the augmentor learns.
-
-    Args:
-        kind: ``fixed_ratio`` or ``thresholds``.
-        student_steps: student steps per augmentor step, of ``fixed_ratio``.
-        lower: disagreement below which the augmentor's turn begins, of ``thresholds``.
-        upper: disagreement above which the student's turn begins, of ``thresholds``.
-        max_augmentor_steps: cap on consecutive augmentor steps, of ``thresholds``.
-    """
-
-    kind: Literal["fixed_ratio", "thresholds"] = our_choice("fixed_ratio")
-    student_steps: int = our_choice(5)
-    lower: float = our_choice(0.2)
-    upper: float = our_choice(0.5)
-    max_augmentor_steps: int = our_choice(5)
-
-    def build(self) -> Alternation:
-        """Makes the schedule."""
-        if self.kind == "fixed_ratio":
-            return FixedRatio(self.student_steps)
-        return Thresholds(self.lower, self.upper, max_augmentor_steps=self.max_augmentor_steps)
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """An experiment: one teacher, one student, and every method at the same number of steps and batch size.
+    """An experiment, run for several seeds.
 
     Args:
         seeds: number of seeds.
         first_seed: the seeds are this and the following ones.
-        steps: student steps of every method.
-        batch_size: clean images a step of every method.
-        learning_rate: the student's highest, of AdamW.
-        warmup_steps: steps until then.
-        weight_decay: of AdamW.
-        student: a name of ``hardfast.models.MODELS``.
-        temperature: of every disagreement.
-        clean_weight: weight of the term on clean images where there are augmented ones.
-        teacher: the teacher and its training.
-        augmentor: the augmentor and its objective.
-        alternation: when the augmentor learns.
         device: ``auto`` for a GPU where there is one.
         threads: CPU threads of PyTorch; 0 for PyTorch's own choice.
         smoke: shrinks everything to seconds, to see that it runs; the results mean nothing.
@@ -166,33 +87,21 @@ class Recipe:
 
     name: ClassVar[str]
     title: ClassVar[str]
-    citation: ClassVar[str] = (
-        "Nix, Burg, Sinz: HARD: Hard Augmentations for Robust Distillation, arXiv 2305.14890, 2023"
-    )
+    citation: ClassVar[str]
     published: ClassVar[tuple[Published, ...]] = ()
 
     seeds: int = our_choice(3)
     first_seed: int = our_choice(0)
-    steps: int = our_choice(3500)
-    batch_size: int = our_choice(64)
-    learning_rate: float = our_choice(3e-3)
-    warmup_steps: int = our_choice(100)
-    weight_decay: float = our_choice(0.0)
-    student: str = earlier_code("mlp")
-    temperature: float = our_choice(1.0)
-    clean_weight: float = our_choice(1.0)
-    teacher: TeacherConfig = our_choice(TeacherConfig())
-    augmentor: AugmentorConfig = our_choice(AugmentorConfig())
-    alternation: AlternationConfig = our_choice(AlternationConfig())
     device: Literal["auto", "cpu", "cuda"] = our_choice("auto")
     threads: int = our_choice(0)
     smoke: bool = our_choice(False)
 
-    def load(self) -> ExperimentData:
-        """Loads the data.
+    def run(self, run_dir: RunDir, progress: bool = True) -> list[ResultRow]:
+        """Runs every method for every seed and writes the run.
 
         Raises:
-            FileNotFoundError: files are missing; the message says where to get them.
+            FileNotFoundError: data or models are missing; the message says where to get them.
+            OSError: the directory cannot be written.
         """
         raise NotImplementedError
 
@@ -206,40 +115,11 @@ class Recipe:
             raise ValueError(f"seeds must be >= 1 and first_seed >= 0; got {self.seeds} and {self.first_seed}")
         if self.threads < 0:
             raise ValueError(f"threads must be >= 1, or 0 for PyTorch's own choice; got {self.threads}")
-        for name, model in {"student": self.student, "teacher.model": self.teacher.model}.items():
-            if model not in MODELS:
-                raise ValueError(f"{name} must be one of {sorted(MODELS)}; got {model!r}")
-        recipe = self._shrunk() if self.smoke else self
-        recipe.teacher_training()
-        recipe.student_training()
-        recipe.augmentor.build()
-        recipe.alternation.build()
-        return recipe
+        return self.shrunk() if self.smoke else self
 
-    def teacher_training(self) -> TrainerConfig:
-        """How the teacher is trained."""
-        return _training(self.teacher, label_smoothing=self.teacher.label_smoothing)
-
-    def student_training(self) -> TrainerConfig:
-        """How the student of every method is trained."""
-        return _training(
-            self,
-            augmentor_learning_rate=self.augmentor.learning_rate,
-            student_objective=StudentObjective(self.temperature, self.clean_weight),
-            augmentor_objective=self.augmentor.objective(self.temperature),
-        )
-
-    def _shrunk(self) -> Self:
-        teacher = dataclasses.replace(
-            self.teacher, steps=min(self.teacher.steps, 6), batch_size=min(self.teacher.batch_size, 16)
-        )
-        return dataclasses.replace(
-            self,
-            seeds=min(self.seeds, 2),
-            steps=min(self.steps, 12),
-            batch_size=min(self.batch_size, 16),
-            teacher=teacher,
-        )
+    def shrunk(self) -> Self:
+        """Returns the recipe that ``smoke`` stands for."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """Returns the content of config.json: every field, nested ones with dots, with its value and its
@@ -251,8 +131,32 @@ class Recipe:
         fields = {name: {"value": value, "provenance": source} for name, value, source in leaves}
         return {"recipe": self.name, "title": self.title, "citation": self.citation, "fields": fields}
 
+    def result_rows(self, results: Results) -> list[ResultRow]:
+        """Joins what was measured with what was published, also of methods that are not run here."""
+        published = {(row.method, row.split, row.metric): row for row in self.published}
+        rows = []
+        for key in [*results, *(key for key in published if key not in results)]:
+            other = published.get(key)
+            value, source = (None, None) if other is None else (other.value, other.source)
+            rows.append(ResultRow(self.name, *key, results.get(key, []), value, source))
+        return rows
 
-def _training(source: TeacherConfig | Recipe, **options: Any) -> TrainerConfig:
+    @contextmanager
+    def machine(self) -> Iterator[torch.device]:
+        """Sets PyTorch's CPU threads inside the block, and gives the device."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device must be 'auto' or 'cpu' on this machine: PyTorch finds no usable GPU; got 'cuda'")
+        cuda = self.device != "cpu" and torch.cuda.is_available()
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(self.threads or before)
+            yield torch.device("cuda" if cuda else "cpu")
+        finally:
+            torch.set_num_threads(before)
+
+
+def training_config(source: Any, **options: Any) -> TrainerConfig:
+    """How the network of a recipe's part is trained, by its fields of the same names."""
     return TrainerConfig(
         steps=source.steps,
         batch_size=source.batch_size,

@@ -1,10 +1,8 @@
-"""The loop over seeds and methods that every recipe shares."""
+"""The loop over seeds and methods that the recipes of HARD share."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,12 +15,11 @@ from hardfast.distill.evaluate import accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 from hardfast.distill.trainer import Trainer
 from hardfast.models import create_model
-from hardfast.recipes.recipe import ExperimentData, Recipe
+from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
+from hardfast.recipes.recipe import Results
 
 #: In the order in which they are run.
 METHODS = ("teacher", "student", "distillation", "random_affine", "hard")
-
-Accuracies = dict[tuple[str, str], list[float]]
 
 
 class _Parts(NamedTuple):
@@ -33,7 +30,7 @@ class _Parts(NamedTuple):
     alternation: Alternation | None
 
 
-def run(recipe: Recipe, run_dir: RunDir, progress: bool = True) -> list[ResultRow]:
+def run(recipe: HardRecipe, run_dir: RunDir, progress: bool = True) -> list[ResultRow]:
     """Runs every method for every seed and writes the run; the results so far are written after each method.
 
     Every student of a seed starts from the same weights, sees the same clean batches and takes as many steps.
@@ -53,16 +50,15 @@ def run(recipe: Recipe, run_dir: RunDir, progress: bool = True) -> list[ResultRo
         OSError: the directory cannot be written.
     """
     recipe = recipe.resolved()
-    with _threads(recipe.threads):
-        return _run(recipe, run_dir, progress)
+    with recipe.machine() as device:
+        return _run(recipe, run_dir, device, progress)
 
 
-def _run(recipe: Recipe, run_dir: RunDir, progress: bool) -> list[ResultRow]:
+def _run(recipe: HardRecipe, run_dir: RunDir, device: torch.device, progress: bool) -> list[ResultRow]:
     start = time.perf_counter()
-    device = _device(recipe.device)
     data = recipe.load().to(device)
     run_dir.write_config(recipe.describe())
-    results: Accuracies = {}
+    results: Results = {}
     for seed in range(recipe.first_seed, recipe.first_seed + recipe.seeds):
         teacher: nn.Module | None = None
         for method in METHODS:
@@ -73,23 +69,12 @@ def _run(recipe: Recipe, run_dir: RunDir, progress: bool) -> list[ResultRow]:
                 teacher = model
             if progress:
                 tqdm.write(_line(method, seed, results, time.perf_counter() - start))
-            run_dir.write_results(result_rows(recipe, results), time.perf_counter() - start)
-    return result_rows(recipe, results)
-
-
-def result_rows(recipe: Recipe, results: Accuracies) -> list[ResultRow]:
-    """Joins accuracies by (method, split) with the published ones."""
-    published = {(row.method, row.split): row for row in recipe.published}
-    rows = []
-    for key in [*results, *(key for key in published if key not in results)]:
-        other = published.get(key)
-        value, source = (None, None) if other is None else (other.accuracy, other.source)
-        rows.append(ResultRow(recipe.name, *key, "accuracy", results.get(key, []), value, source))
-    return rows
+            run_dir.write_results(recipe.result_rows(results), time.perf_counter() - start)
+    return recipe.result_rows(results)
 
 
 def _train(
-    recipe: Recipe,
+    recipe: HardRecipe,
     method: str,
     seed: int,
     data: ExperimentData,
@@ -120,7 +105,7 @@ def _train(
     return model
 
 
-def _parts(recipe: Recipe, method: str, teacher: nn.Module | None, device: torch.device) -> _Parts:
+def _parts(recipe: HardRecipe, method: str, teacher: nn.Module | None, device: torch.device) -> _Parts:
     if method in ("teacher", "student"):
         return _Parts(None, None, None)
     if method == "distillation":
@@ -131,7 +116,7 @@ def _parts(recipe: Recipe, method: str, teacher: nn.Module | None, device: torch
     return _Parts(teacher, augmentor, recipe.alternation.build())
 
 
-def _test(model: nn.Module, method: str, data: ExperimentData, results: Accuracies, directory: MethodDir) -> None:
+def _test(model: nn.Module, method: str, data: ExperimentData, results: Results, directory: MethodDir) -> None:
     test, shifted = data.splits.test, data.shifted_test
     per_shift = accuracy_per_shift(model, data.shifts)
     directory.save_arrays("shift_accuracy", **per_shift._asdict())
@@ -140,28 +125,9 @@ def _test(model: nn.Module, method: str, data: ExperimentData, results: Accuraci
         "shifted": per_shift.mean if shifted is None else accuracy(model, shifted.images, shifted.labels),
     }
     for split, value in values.items():
-        results.setdefault((method, split), []).append(value)
+        results.setdefault((method, split, "accuracy"), []).append(value)
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sets PyTorch's CPU threads inside the block; 0 leaves them."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count or before)
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device must be 'auto' or 'cpu' on this machine: PyTorch finds no usable GPU; got 'cuda'")
-    return torch.device(name)
-
-
-def _line(method: str, seed: int, results: Accuracies, seconds: float) -> str:
-    values = (f"{split} {results[method, split][-1]:7.2%}" for split in ("centred", "shifted"))
+def _line(method: str, seed: int, results: Results, seconds: float) -> str:
+    values = (f"{split} {results[method, split, 'accuracy'][-1]:7.2%}" for split in ("centred", "shifted"))
     return f"seed {seed}  {method:14s} {'   '.join(values)}   after {seconds:4.0f} s"
