@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from bench.memory import peak_bytes
-from bench.timing import time_alternating
+from bench.timing import clock_for, time_alternating
 from hardfast.diffusion import (
     COUPLED_STRATEGIES,
     EXACT_STRATEGIES,
@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for steps in args.steps:
         peaks = measure_memory(denoiser, noise, steps, STRATEGIES, guided=args.guided)
         runs = {name: gradient_of_chain(denoiser, noise, steps, name, guided=args.guided) for name in STRATEGIES}
-        times = {name: timing.median_ms for name, timing in time_alternating(runs, rounds=args.rounds).items()}
+        timings = time_alternating(runs, rounds=args.rounds, clock=clock_for(args.threads))
+        times = {name: timing.median_ms for name, timing in timings.items()}
         for name in STRATEGIES:
             numbers = peaks[name] / peaks[ONE_CALL], peaks[name] / peaks["full"], times[name] / times["full"]
             cells[name].append("{:.2f} · {:.3f} · {:.2f}".format(*numbers))
@@ -108,7 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"|---|{'---|' * len(args.steps)}")
     for name in STRATEGIES:
         print(f"| `{name}` | {' | '.join(cells[name])} |")
-    print("\nPeak memory over (one call with gradient + latents) · peak memory over `full` · time over `full`.")
+    print(
+        "\nPeak memory over (one call with gradient + latents) · peak memory over `full` · time over `full`; "
+        f"{args.batch} images of {args.size}x{args.size} pixels, {args.threads} thread(s)."
+    )
     print(f"`reversible` finds its start again with a relative error of {', '.join(errors)} (float32, largest image).")
     return 0
 

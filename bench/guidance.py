@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from bench.diffusion import CLASSES, class_denoiser
 from bench.memory import peak_bytes
+from bench.timing import clock_for
 from hardfast.diffusion import ClassUNetDenoiser, CutOuts, GuidanceSettings, Sampler, Schedule, guide, seeded_noise
 from hardfast.models import CNN
 
@@ -148,14 +148,16 @@ def _loss(search: Search, clean: Sequence[Tensor], draws: Sequence[tuple[Tensor,
     return loss
 
 
-def seconds_alternating(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def seconds_alternating(
+    ways: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Median over rounds in which each is called once, in turn."""
     samples: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = clock()
             way()
-            samples[name].append(time.perf_counter() - start)
+            samples[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
@@ -188,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ways[name] = partial(batched_way, part, memory)
             peaks[name], counts[name] = peak_bytes(ways[name]), count
             differences[name] = _relative_difference(batched_way(part, memory)[: len(expected)], expected)
-    seconds = seconds_alternating(ways, args.rounds)
+    seconds = seconds_alternating(ways, args.rounds, clock_for(args.threads))
     print("| search | images/s | / published | peak MiB | / published | peak MiB per image | relative difference |")
     print(f"|---|{'---|' * 6}")
     for name, count in counts.items():

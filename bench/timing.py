@@ -17,26 +17,35 @@ class Timing:
 
 
 def time_alternating(
-    implementations: Mapping[str, Callable[[], object]], *, rounds: int = 15, min_round_seconds: float = 0.02
+    implementations: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    min_round_seconds: float = 0.02,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Times callables in alternation: a round calls each of them for at least ``min_round_seconds``."""
+    """Times callables in alternation: a round calls each of them for at least ``min_round_seconds`` of the clock."""
     calls = {}
     for name, function in implementations.items():
         function()  # compiles, allocates, warms the caches
-        seconds = _seconds(function, 1)
+        seconds = _seconds(function, 1, clock)
         calls[name] = max(1, min(1000, round(min_round_seconds / max(seconds, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in implementations}
     for _ in range(rounds):
         for name, function in implementations.items():
-            samples[name].append(1e3 * _seconds(function, calls[name]) / calls[name])
+            samples[name].append(1e3 * _seconds(function, calls[name], clock) / calls[name])
     return {name: _summary(values) for name, values in samples.items()}
 
 
-def _seconds(function: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
+def clock_for(threads: int) -> Callable[[], float]:
+    """Processor time for calls of one thread, which what else the machine does changes least; else wall time."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def _seconds(function: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(calls):
         function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _summary(values: list[float]) -> Timing:
