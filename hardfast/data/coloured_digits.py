@@ -13,6 +13,8 @@ from hardfast.data.splits import LabelledImages
 
 #: Background colours, RGB in [0, 1].
 COLOURS = {"red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0)}
+IMAGE_PX = 8
+DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 GROUP_NAMES = tuple(f"{digits} on {colour}" for digits in ("0-4", "5-9") for colour in COLOURS)
 
 _FIRST_HIGH_DIGIT = 5

@@ -80,6 +80,10 @@ class NumberedImages:
         """The seed of an image's start and cut-outs."""
         return self.seed * 2**32 + number
 
+    def make(self, numbers: Sequence[int]) -> GuidedImages:
+        """The images of those numbers."""
+        raise NotImplementedError
+
     def labels_of(self, numbers: Sequence[int], device: torch.device) -> Tensor:
         """``[B]``: the wanted labels in turn."""
         wanted = self.labels or tuple(range(len(self.class_names)))
@@ -135,7 +139,6 @@ class DiffusionMaker(NumberedImages):
             raise ValueError(f"model must have encode to start from real images, got None with start={self.start!r}")
 
     def make(self, numbers: Sequence[int]) -> GuidedImages:
-        """The images of those numbers."""
         model = self.model
         labels = self.labels_of(numbers, model.conditions.device)
         seeds = [self.seed_of(number) for number in numbers]
@@ -182,7 +185,6 @@ class AugmentorMaker(NumberedImages):
     augmentor: Augmentor = field(kw_only=True)
 
     def make(self, numbers: Sequence[int]) -> GuidedImages:
-        """The images of those numbers."""
         device = next(self.student.parameters()).device
         labels = self.labels_of(numbers, device)
         images = self.sources_of(numbers, labels)

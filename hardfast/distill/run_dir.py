@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["MethodDir", "ResultRow", "RunDir", "atomic_write"]
+__all__ = ["MethodDir", "ResultRow", "RunDir", "atomic_write", "write_bytes"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ELSEWHERE = "choose another directory (--out)"
@@ -87,7 +87,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], None]) -> Path:
     return path
 
 
-def _write_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes) -> Path:
     def write(file: BinaryIO) -> None:
         file.write(content)
 
@@ -95,7 +95,7 @@ def _write_bytes(path: Path, content: bytes) -> Path:
 
 
 def _write_json(path: Path, value: Any) -> Path:
-    return _write_bytes(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
+    return write_bytes(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
 
 
 def _plain(value: Any) -> Any:
@@ -227,7 +227,7 @@ class MethodDir:
 
         path = self.path / f"{_check_name('name', name)}.safetensors"
         tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-        return _write_bytes(path, save(tensors))
+        return write_bytes(path, save(tensors))
 
     def save_state(self, state: dict[str, Any]) -> Path:
         """Write ``state.pt`` for ``torch.load(weights_only=True)`` and return the path.
@@ -243,7 +243,7 @@ class MethodDir:
         # torch.save straight to a file turns a full disk into a RuntimeError without a cause, hence the buffer.
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        return _write_bytes(self.path / "state.pt", buffer.getvalue())
+        return write_bytes(self.path / "state.pt", buffer.getvalue())
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> Path:
         """Write numeric arrays to ``<name>.npz`` and return the path.
@@ -259,7 +259,7 @@ class MethodDir:
                 raise TypeError(f"{key} must be an array of numbers or text; got dtype {value.dtype}")
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
-        return _write_bytes(path, buffer.getvalue())
+        return write_bytes(path, buffer.getvalue())
 
     def close(self) -> None:
         """Close the metrics and TensorBoard files; a later :meth:`log` opens them again."""

@@ -107,6 +107,7 @@ class Trainer:
         augmentor: needs a teacher.
         alternation: when the augmentor learns; None if never. Needs an augmentor.
         generated: more images for the student, such as those of the generator. Needs a teacher, and no augmentor.
+        first_step: steps that the network took before, for the log.
         seed: of batches, noise and dropout, >= 0.
         directory: where metrics, weights, state and snapshots go; None for nowhere.
         progress: text before a progress bar, which is shown where there is a terminal; None for no bar.
@@ -123,6 +124,7 @@ class Trainer:
         augmentor: Augmentor | None = None,
         alternation: Alternation | None = None,
         generated: ImageSet | None = None,
+        first_step: int = 0,
         seed: int = 0,
         directory: MethodDir | None = None,
         progress: str | None = None,
@@ -154,6 +156,7 @@ class Trainer:
         self.last_accuracy = math.nan
         self._device = next(model.parameters()).device
         self.generated = generated
+        self.first_step = first_step
         self._seed = seed
         self._noise = torch.Generator(self._device).manual_seed(seed)
         self._dropout_state: dict[str, Tensor] | None = None
@@ -359,7 +362,7 @@ class Trainer:
 
     def _log(self, **values: float | str) -> None:
         if self.directory is not None:
-            self.directory.log(self.step, **values)
+            self.directory.log(self.first_step + self.step, **values)
 
     def _record_snapshot(self) -> None:
         if self._snapshots is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hardfast.recipes.config_digits import ConfigDigits
 from hardfast.recipes.hard_digits import HardDigits
 from hardfast.recipes.hard_mnist import HardMnistMlp, HardMnistVit
 from hardfast.recipes.recipe import Published, Recipe
@@ -9,7 +10,9 @@ from hardfast.recipes.recipe import Published, Recipe
 __all__ = ["RECIPES", "Published", "Recipe", "get_recipe"]
 
 #: Name -> recipe with its own values.
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (HardDigits(), HardMnistMlp(), HardMnistVit())}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (HardDigits(), HardMnistMlp(), HardMnistVit(), ConfigDigits())
+}
 
 
 def get_recipe(name: str) -> Recipe:

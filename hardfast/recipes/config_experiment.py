@@ -1,0 +1,205 @@
+"""ConfiG's method: distil on biased data, generate against the student, add, train on; and its controls."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hardfast.augment import Augmentor, CutMix, MixUp
+from hardfast.data.splits import LabelledImages
+from hardfast.diffusion.generate import Maker, generate_images
+from hardfast.diffusion.image_store import ImageStore, load_generated
+from hardfast.diffusion.maker import ImageModel
+from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
+from hardfast.distill.trainer import Trainer
+from hardfast.recipes.cache import cached
+from hardfast.recipes.config_recipe import METHODS, ConfigData, ConfigRecipe
+from hardfast.recipes.recipe import Results
+
+_MIXES: dict[str, type[Augmentor]] = {"cutmix": CutMix, "mixup": MixUp}
+#: Rounds of one seed never share a start, unless there are more of them than this.
+_MOST_ROUNDS = 1000
+
+
+def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> list[ResultRow]:
+    """Runs every method for every seed and writes the run; the results so far are written after each method.
+
+    All students of a seed begin as the same distilled one, see the same real batches and take as many steps. Where
+    images are generated there are as many candidates, and as many of the kept ones in a batch as real ones. No group
+    is looked at before the test, and the last weights are tested.
+
+    Args:
+        recipe: the experiment.
+        run_dir: where it is written.
+        cache: directory of networks that are trained once.
+        progress: whether to show progress bars and a line per method.
+
+    Returns:
+        The recipe's metrics per method, and the published rows of methods that are not run here.
+    """
+    recipe = recipe.resolved()
+    start = time.perf_counter()
+    with recipe.machine() as device:
+        data = recipe.load()
+        methods = [name for name in METHODS if name in ("teacher", "distillation", *recipe.methods)]
+        run_dir.write_config(recipe.describe())
+        image_model = None
+        if recipe.generator.kind == "diffusion":
+            image_model = recipe.make_image_model(data, cache, device, progress)
+        results: Results = {}
+        for seed in range(recipe.first_seed, recipe.first_seed + recipe.seeds):
+            with run_dir.method("teacher", seed) as directory:
+                teacher = recipe.make_teacher(data, seed).to(device)
+                _train_teacher(recipe, teacher, data, seed, directory, progress)
+            base = recipe.make_student(data, seed).to(device)
+            for method in methods:
+                with run_dir.method(method, seed) as directory:
+                    experiment = _Method(recipe, method, seed, data, image_model, teacher, directory, progress)
+                    if method == "distillation":
+                        experiment.train(base, 0, recipe.steps)
+                    tested = teacher if method == "teacher" else experiment.run(copy.deepcopy(base))
+                    metrics = recipe.evaluate(tested, data)
+                for metric, value in metrics.items():
+                    results.setdefault((method, recipe.split, metric), []).append(value)
+                seconds = time.perf_counter() - start
+                if progress:
+                    told = "   ".join(f"{name} {value:7.2%}" for name, value in metrics.items())
+                    tqdm.write(f"seed {seed}  {method:14s} {told}   after {seconds:4.0f} s")
+                run_dir.write_results(recipe.result_rows(results), seconds)
+    return recipe.result_rows(results)
+
+
+class _Method:
+    """One method of one seed."""
+
+    def __init__(
+        self,
+        recipe: ConfigRecipe,
+        method: str,
+        seed: int,
+        data: ConfigData,
+        image_model: ImageModel | None,
+        teacher: nn.Module,
+        directory: MethodDir,
+        progress: bool,
+    ) -> None:
+        self.recipe, self.method, self.seed, self.data = recipe, method, seed, data
+        self.image_model, self.teacher = image_model, teacher
+        self.directory, self.progress = directory, progress
+        self.pool: list[LabelledImages] = []
+
+    def run(self, student: nn.Module) -> nn.Module:
+        """Trains the distilled student on, round by round."""
+        generates = self.method not in ("distillation", *_MIXES)
+        for number in range(self.recipe.rounds):
+            if generates:
+                self.generate(student, number)
+            self.train(student, self.recipe.steps + number * self.recipe.round_steps, self.recipe.round_steps)
+        return student
+
+    def generate(self, student: nn.Module, number: int) -> None:
+        """Adds what the generator finds against the student as it is."""
+        recipe = self.recipe
+        seed = self.seed * _MOST_ROUNDS + number
+        maker = recipe.method_maker(self.method, self.data, self.image_model, student, self.teacher, seed)
+        made_for = {"method": self.method, "seed": self.seed, "round": number}
+        path = self.directory.path / f"round-{number}"
+        store = ImageStore(path, recipe=recipe.name, fields=recipe.values() | made_for)
+        summary = generate_images(
+            maker, recipe.generator.count, store, group_size=recipe.group_size, progress=self.progress
+        )
+        if summary.kept:
+            self.pool.append(load_generated(path).images)
+        self.directory.log(
+            recipe.steps + number * recipe.round_steps,
+            candidates=summary.made,
+            kept=summary.kept,
+            candidates_per_second=summary.images_per_second,
+        )
+
+    def train(self, student: nn.Module, first_step: int, steps: int) -> None:
+        """Trains the student in place, for so many steps after the first ones."""
+        trainer = Trainer(
+            student,
+            self.data.train,
+            self.data.validation,
+            self.recipe.student_training(steps),
+            teacher=self.teacher,
+            augmentor=_MIXES[self.method]() if self.method in _MIXES else None,
+            generated=_Joined(self.pool) if self.pool else None,
+            seed=self.seed * (_MOST_ROUNDS + 1) + first_step,
+            first_step=first_step,
+            directory=self.directory,
+            progress=f"seed {self.seed} {self.method}" if self.progress else None,
+        )
+        trainer.fit()
+
+
+class _Joined:
+    """The images of all rounds so far, as one set."""
+
+    def __init__(self, rounds: list[LabelledImages]) -> None:
+        self.images = torch.cat([part.images for part in rounds])
+        self.labels = torch.cat([part.labels for part in rounds])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: Tensor) -> Tensor:
+        return self.images[index]
+
+
+def cached_maker(recipe: ConfigRecipe, cache: Path, progress: bool) -> Maker:
+    """What makes the images of ConfiG's first round for the recipe's first seed, its networks from the cache.
+
+    Args:
+        recipe: already resolved.
+        cache: directory of networks that are trained once.
+        progress: whether to show progress bars.
+    """
+    torch.set_num_threads(recipe.threads or torch.get_num_threads())
+    with recipe.machine() as device:
+        data = recipe.load()
+        image_model = None
+        if recipe.generator.kind == "diffusion":
+            image_model = recipe.make_image_model(data, cache, device, progress)
+        seed = recipe.first_seed
+
+        def train_teacher(teacher: nn.Module) -> nn.Module:
+            _train_teacher(recipe, teacher, data, seed, None, progress)
+            return teacher
+
+        def distil(student: nn.Module) -> nn.Module:
+            training = recipe.student_training(recipe.steps)
+            told = f"seed {seed} distillation" if progress else None
+            Trainer(student, data.train, data.validation, training, teacher=teacher, seed=seed, progress=told).fit()
+            return student
+
+        settings = recipe.values("generator", "methods", "rounds", "round_steps", "seeds", "first_seed") | {
+            "seed": seed
+        }
+        teacher, student = recipe.make_teacher(data, seed).to(device), recipe.make_student(data, seed).to(device)
+        if data.teacher_train is not None:
+            teacher = cached(cache, f"{recipe.name}-teacher", settings, teacher, train_teacher)
+        student = cached(cache, f"{recipe.name}-student", settings, student, distil)
+    return recipe.method_maker("config", data, image_model, student, teacher, seed)
+
+
+def _train_teacher(
+    recipe: ConfigRecipe,
+    teacher: nn.Module,
+    data: ConfigData,
+    seed: int,
+    directory: MethodDir | None,
+    progress: bool,
+) -> None:
+    if data.teacher_train is None:
+        return
+    told = f"seed {seed} teacher" if progress else None
+    training = recipe.teacher_training()
+    Trainer(teacher, data.teacher_train, data.validation, training, seed=seed, directory=directory, progress=told).fit()
