@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 
 from hardfast.distill.run_dir import atomic_write
 from hardfast.report import figures, page
+from hardfast.report.contact_sheet import CAPTION
+from hardfast.report.generated import generated_images, generation_table
 from hardfast.report.load import Run, load_run
 from hardfast.report.tables import Table, config_table, header_table, headline, results_table
 
@@ -27,7 +29,7 @@ class _Section:
     absent: str
 
 
-_SECTIONS = (
+_HARD = (
     _Section(
         "What the augmentor does",
         (
@@ -79,6 +81,20 @@ _SECTIONS = (
         "No metrics.jsonl with steps in it: no curves.",
     ),
 )
+_CONFIG = (
+    _Section("What the generator found", ((generated_images, CAPTION),), "No generated images yet."),
+    _Section(
+        "Training",
+        (
+            (
+                figures.accuracy_curves,
+                "Accuracy on held-out images with the bias of the training set, one line per seed.",
+            ),
+            (figures.loss_curves, "One line per seed; neighbouring steps are averaged where they are many."),
+        ),
+        "No metrics.jsonl with steps in it: no curves.",
+    ),
+)
 
 
 def build_report(run: Path) -> Path:
@@ -113,7 +129,8 @@ def _page(run: Run) -> str:
         _headline(run),
         _missing(run),
         _results(run),
-        *(_section(run, section) for section in _SECTIONS),
+        _generation(run),
+        *(_section(run, section) for section in (_CONFIG if run.generates else _HARD)),
         _details("Configuration", None if run.config is None else config_table(run.config), "config.json"),
         _details("How it was run", None if run.header is None else header_table(run.header), "results.json"),
         *(f'<p class="notes">After {escape(text)}</p>' for text in _configured(run, "citation")),
@@ -165,6 +182,11 @@ def _results(run: Run) -> str:
     if not run.rows:
         return '<h2>Results</h2>\n<p class="absent">No results yet.</p>'
     return "<h2>Results</h2>\n" + page.table(results_table(run.rows))
+
+
+def _generation(run: Run) -> str:
+    table = generation_table(run)
+    return "<h2>Candidates</h2>\n" + page.table(table) if table is not None else ""
 
 
 def _section(run: Run, section: _Section) -> str:

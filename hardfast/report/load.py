@@ -15,7 +15,21 @@ from hardfast.distill.run_dir import ResultRow
 
 __all__ = ["BrokenRunError", "MethodRun", "Run", "load_run"]
 
-_METHOD_ORDER = ("teacher", "student", "distillation", "random_affine", "hard")
+_METHOD_ORDER = (
+    "teacher",
+    "student",
+    "distillation",
+    "random_affine",
+    "cutmix",
+    "mixup",
+    "unguided",
+    "image_to_image",
+    "other_class",
+    "teacher_only",
+    "student_only",
+    "hard",
+    "config",
+)
 _SNAPSHOTS = ("steps", "clean", "augmented")
 _SHIFTS = ("dx_px", "dy_px", "accuracy")
 
@@ -78,6 +92,11 @@ class Run:
             return self.config["recipe"]
         return self.rows[0].recipe if self.rows else self.path.resolve().name
 
+    @property
+    def generates(self) -> bool:
+        """Whether it is a run of ConfiG, which generates images and knows no shifts."""
+        return _generates(self.config)
+
     def of(self, method: str) -> list[MethodRun]:
         """Return the seeds of one method."""
         return [run for run in self.methods if run.method == method]
@@ -88,7 +107,7 @@ class Run:
 
 
 def method_rank(method: str) -> tuple[int, str]:
-    """Sort key: the known methods from teacher to HARD, then the others by name."""
+    """Sort key: the known methods from teacher to HARD and ConfiG, then the others by name."""
     known = method in _METHOD_ORDER
     return (_METHOD_ORDER.index(method) if known else len(_METHOD_ORDER), "" if known else method)
 
@@ -119,7 +138,12 @@ def _is_method(path: Path) -> bool:
     return path.is_dir() and re.fullmatch(r"seed-\d+", path.name) is not None
 
 
-def _missing(config: object, results: object, methods: list[MethodRun]) -> list[str]:
+def _generates(config: dict[str, Any] | None) -> bool:
+    fields = (config or {}).get("fields")
+    return isinstance(fields, dict) and "generator.kind" in fields
+
+
+def _missing(config: dict[str, Any] | None, results: object, methods: list[MethodRun]) -> list[str]:
     missing = []
     if config is None:
         missing.append("config.json is missing: the configuration is unknown.")
@@ -129,7 +153,7 @@ def _missing(config: object, results: object, methods: list[MethodRun]) -> list[
         where = f"{run.method}/seed-{run.seed}"
         if not run.metrics:
             missing.append(f"{where}/metrics.jsonl is missing or empty: no curves for it.")
-        if run.shifts is None:
+        if run.shifts is None and not _generates(config):
             missing.append(f"{where}/shift_accuracy.npz is missing: it was not evaluated on the shifts.")
         if run.snapshots is None and run.method in ("hard", "random_affine"):
             missing.append(f"{where}/snapshots.npz is missing: no pictures of its augmented images.")

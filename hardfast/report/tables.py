@@ -28,9 +28,12 @@ _LABELS = {
     "teacher": "teacher",
     "student": "student alone",
     "distillation": "distillation",
-    "random_affine": "random affine",
+    "cutmix": "CutMix",
+    "mixup": "MixUp",
     "hard": "HARD",
+    "config": "ConfiG",
 }
+_OURS = ("hard", "config")
 # Below this the gap is of the size of its own noise, and a ratio to it says nothing.
 _SMALLEST_GAP = 0.05
 _EMPTY = "-"
@@ -113,7 +116,7 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
     columns = ["method"]
     for split, metric in splits:
         unit = ", %" if is_fraction(metric) else ""
-        columns.append(f"{split} {metric}{unit}")
+        columns.append(f"{split} {metric.replace('_', ' ')}{unit}")
         columns += ["published"] if (split, metric) in published else []
         columns += ["gap closed, %"] if (split, metric) in gaps else []
 
@@ -127,7 +130,7 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
             line += [_published(row, sources)] if (split, metric) in published else []
             line += [_gap(rows, method, split, metric)] if (split, metric) in gaps else []
         cells.append(line)
-    strong = {index for index, method in enumerate(methods) if method == "hard"}
+    strong = {index for index, method in enumerate(methods) if method in _OURS}
     return Table(columns, cells, _notes(rows, sources, bool(gaps)), strong, numeric=True)
 
 
@@ -176,18 +179,19 @@ def headline(rows: Sequence[ResultRow]) -> str | None:
     """Return the outcome of the run in one sentence, about the split where distillation falls furthest behind."""
     candidates = []
     for row in rows:
-        closed = gap_closed(rows, "hard", row.split, row.metric)
+        closed = gap_closed(rows, row.method, row.split, row.metric)
         gap = _gap_to_teacher(rows, row.split, row.metric)
-        if row.method == "hard" and closed is not None and gap is not None:
+        if row.method in _OURS and closed is not None and gap is not None:
             candidates.append((gap, closed, row))
     if not candidates:
         return None
     _, closed, row = max(candidates, key=lambda candidate: candidate[0])
     unit = " %" if is_fraction(row.metric) else ""
     value = format_value(row.metric, row.mean or 0.0)
+    test_set = "test set" if row.split == "test" else f"{row.split} test set"
     return (
-        f"On the {row.split} test set HARD reaches {value}{unit} {row.metric} and closes "
-        f"{100 * closed:.1f} % of the gap between distillation and teacher."
+        f"On the {test_set} {method_label(row.method)} reaches {value}{unit} {row.metric.replace('_', ' ')} and "
+        f"closes {100 * closed:.1f} % of the gap between distillation and teacher."
     )
 
 
