@@ -85,7 +85,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo 'Installing the dependencies into $(VENV) (PyTorch is several GB the first time) ...'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 	  setuptools wheel cmake ninja pybind11 torch torchvision timm numpy scikit-learn safetensors tensorboard tqdm rich \
-	  tyro matplotlib pytest hypothesis kornia opencv-python-headless diffusers ruff mypy clang-format || \
+	  tyro matplotlib pillow pytest hypothesis kornia opencv-python-headless diffusers transformers webdataset \
+	  ruff mypy clang-format || \
 	  { echo 'the dependencies could not be installed: check the network, or that pip reaches your package index'; exit 1; }
 	@touch $@
 
