@@ -174,7 +174,8 @@ def guide_augmentor(
     """The same search over the variables of any augmentor: affine maps, codes of an autoencoder, noise.
 
     Args:
-        augmentor: draws the variables from which each image's search starts; a constant here.
+        augmentor: draws the variables from which each image's search starts, floating-point and of each image by
+            itself, which those of MixUp and CutMix are not; a constant here.
         student: as for :func:`guide`.
         teacher: as for :func:`guide`.
         images: ``[B, C, H, W]``, what the augmentor starts from.
@@ -196,6 +197,12 @@ def guide_augmentor(
             for image, generator in zip(images.split(1), seeded_generators(seeds, images.device, stream=0), strict=True)
         ]
     variables = {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+    for name, value in variables.items():
+        if not value.is_floating_point():
+            raise TypeError(
+                f"augmentor must draw floating-point variables, of each image by itself, "
+                f"got {value.dtype} from {type(augmentor).__name__} for {name!r}"
+            )
 
     def render(variables: Mapping[str, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         rendered = augmentor.render(images, variables)
@@ -272,4 +279,14 @@ def seeded_generators(seeds: Sequence[int], device: torch.device, stream: int) -
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**62:
             raise ValueError(f"seeds must be integers in 0 .. 2**62 - 1, got {seed!r}")
-    return [torch.Generator(device).manual_seed(2 * seed + stream) for seed in seeds]
+    return [torch.Generator(device).manual_seed(_spread(2 * seed + stream)) for seed in seeds]
+
+
+def _spread(seed: int) -> int:
+    """Lets the upper half of a seed below 2**64 count: PyTorch's generator on the CPU looks at the lower one alone.
+
+    No two seeds become one, and where the upper halves are equal, nor do the lower ones.
+    """
+    high, low = divmod(seed, 2**32)
+    # The odd factor, 2**32 over the golden ratio, lays what has the same lower half far apart.
+    return high * 2**32 + (low + high * 0x9E3779B1) % 2**32

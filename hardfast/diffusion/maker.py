@@ -72,6 +72,8 @@ class NumberedImages:
         _checks.integer("seed", self.seed, 0)
         if self.seed >= 2**29:
             raise ValueError(f"seed must be below 2**29, got {self.seed}")
+        if self.labels is not None and not self.labels:
+            raise ValueError(f"labels must be at least one, or None for all classes, got {self.labels}")
         for label in self.labels or ():
             if not 0 <= label < len(self.class_names):
                 raise ValueError(f"labels must be in [0, {len(self.class_names)}), the classes, got {label}")
@@ -158,6 +160,7 @@ class DiffusionMaker(NumberedImages):
             settings=self.settings,
         )
 
+    @torch.no_grad()
     def _begin(
         self, numbers: Sequence[int], labels: Tensor, conditioning: Tensor, noise: Tensor
     ) -> tuple[Sampler, Tensor]:

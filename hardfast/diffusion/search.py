@@ -64,6 +64,11 @@ class Judge:
             seen = self.cutouts(self.decode(latents), self.generators[part])
             labels = self.labels[part].repeat_interleave(self.cutouts.count)
             student_logits, teacher_logits = self.student(seen), self.teacher(seen)
+            if student_logits.shape != teacher_logits.shape:
+                raise ValueError(
+                    f"student and teacher must have the same classes, got logits of {student_logits.shape[1]} and of "
+                    f"{teacher_logits.shape[1]}"
+                )
             _rows.check_labels(labels, student_logits)
             values = self.objective(student_logits, teacher_logits, labels)
             value = values.unflatten(0, (-1, self.cutouts.count)).mean(1)
