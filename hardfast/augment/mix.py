@@ -46,7 +46,8 @@ class MixUp(_Mix):
 
     def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
         """``share * image + (1 - share) * partner``."""
-        return images[variables["partner"]].lerp(images, variables["share"].view(-1, 1, 1, 1))
+        share = variables["share"].to(images.dtype).view(-1, 1, 1, 1)
+        return images[variables["partner"]].lerp(images, share)
 
 
 class CutMix(_Mix):
