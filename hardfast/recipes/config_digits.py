@@ -81,10 +81,11 @@ class DigitsGeneratorConfig(GeneratorConfig):
 
     count: int = our_choice(160)
     group_size: int = our_choice(32)
-    steps: int = our_choice(10)
+    steps: int = our_choice(5)
     guidance_scale: float = our_choice(1.0)
     iterations: int = our_choice(12)
-    latents_rate: float = our_choice(0.1)
+    latents_rate: float = our_choice(1.0)
+    form: Literal["probability", "log", "logit", "kl"] = our_choice("log")
     offsets: bool = our_choice(False)
     keep_last: int = our_choice(1)
     gamma: float = our_choice(1.0)
@@ -110,6 +111,9 @@ class ConfigDigits(ConfigRecipe):
     # As for hard-digits: at this size more threads are hardly faster, and several times slower where another process
     # wants a core; and the last bits of convolutions depend on their number.
     threads: int = our_choice(1)
+    workers: int = our_choice(2)
+    rounds: int = our_choice(2)
+    round_steps: int = our_choice(600)
 
     def load(self) -> ConfigData:
         config = self.data

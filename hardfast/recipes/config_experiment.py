@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +31,8 @@ _MOST_ROUNDS = 1000
 
 
 def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> list[ResultRow]:
-    """Runs every method for every seed and writes the run; the results so far are written after each method.
+    """Runs every method for every seed and writes the run; the results so far are written after each method, or with
+    several processes after each seed.
 
     All students of a seed begin as the same distilled one, see the same real batches and take as many steps. Where
     images are generated there are as many candidates, and as many of the kept ones in a batch as real ones. No group
@@ -44,34 +49,78 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
     """
     recipe = recipe.resolved()
     start = time.perf_counter()
+    seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
+    results: Results = {}
+
+    def add(tested: Iterable[tuple[str, dict[str, float]]]) -> None:
+        for method, metrics in tested:
+            for metric, value in metrics.items():
+                results.setdefault((method, recipe.split, metric), []).append(value)
+            run_dir.write_results(recipe.result_rows(results), time.perf_counter() - start)
+
     with recipe.machine() as device:
         data = recipe.load()
-        methods = [name for name in METHODS if name in ("teacher", "distillation", *recipe.methods)]
         run_dir.write_config(recipe.describe())
-        image_model = None
-        if recipe.generator.kind == "diffusion":
-            image_model = recipe.make_image_model(data, cache, device, progress)
-        results: Results = {}
-        for seed in range(recipe.first_seed, recipe.first_seed + recipe.seeds):
-            with run_dir.method("teacher", seed) as directory:
-                teacher = recipe.make_teacher(data, seed).to(device)
-                _train_teacher(recipe, teacher, data, seed, directory, progress)
-            base = recipe.make_student(data, seed).to(device)
-            for method in methods:
-                with run_dir.method(method, seed) as directory:
-                    experiment = _Method(recipe, method, seed, data, image_model, teacher, directory, progress)
-                    if method == "distillation":
-                        experiment.train(base, 0, recipe.steps)
-                    tested = teacher if method == "teacher" else experiment.run(copy.deepcopy(base))
-                    metrics = recipe.evaluate(tested, data)
-                for metric, value in metrics.items():
-                    results.setdefault((method, recipe.split, metric), []).append(value)
-                seconds = time.perf_counter() - start
-                if progress:
-                    told = "   ".join(f"{name} {value:7.2%}" for name, value in metrics.items())
-                    tqdm.write(f"seed {seed}  {method:14s} {told}   after {seconds:4.0f} s")
-                run_dir.write_results(recipe.result_rows(results), seconds)
+        if recipe.workers > 1:
+            if data.generator_train is not None and recipe.generator.kind == "diffusion":
+                recipe.make_image_model(data, cache, device, progress)  # once, before all processes need it
+            with ProcessPoolExecutor(recipe.workers, multiprocessing.get_context("spawn")) as pool:
+                for of_seed in pool.map(partial(_elsewhere, recipe, run_dir.path, cache, progress), seeds):
+                    add(of_seed)
+        else:
+            image_model = _image_model(recipe, data, cache, device, progress)
+            for seed in seeds:
+                add(_methods(recipe, seed, data, image_model, device, run_dir, progress, bars=progress))
     return recipe.result_rows(results)
+
+
+def _elsewhere(
+    recipe: ConfigRecipe, path: Path, cache: Path, progress: bool, seed: int
+) -> list[tuple[str, dict[str, float]]]:
+    """What :func:`_methods` gives, in a process of its own and so without progress bars."""
+    with recipe.machine() as device:
+        data = recipe.load()
+        image_model = _image_model(recipe, data, cache, device, progress=False)
+        return list(_methods(recipe, seed, data, image_model, device, RunDir(path), progress, bars=False))
+
+
+def _image_model(
+    recipe: ConfigRecipe, data: ConfigData, cache: Path, device: torch.device, progress: bool
+) -> ImageModel | None:
+    if recipe.generator.kind != "diffusion":
+        return None
+    return recipe.make_image_model(data, cache, device, progress)
+
+
+def _methods(
+    recipe: ConfigRecipe,
+    seed: int,
+    data: ConfigData,
+    image_model: ImageModel | None,
+    device: torch.device,
+    run_dir: RunDir,
+    progress: bool,
+    bars: bool,
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Runs the methods of one seed; gives each one's metrics."""
+    start = time.perf_counter()
+    with run_dir.method("teacher", seed) as directory:
+        teacher = recipe.make_teacher(data, seed).to(device)
+        _train_teacher(recipe, teacher, data, seed, directory, bars)
+    base = recipe.make_student(data, seed).to(device)
+    for method in METHODS:
+        if method not in ("teacher", "distillation", *recipe.methods):
+            continue
+        with run_dir.method(method, seed) as directory:
+            experiment = _Method(recipe, method, seed, data, image_model, teacher, directory, bars)
+            if method == "distillation":
+                experiment.train(base, 0, recipe.steps)
+            tested = teacher if method == "teacher" else experiment.run(copy.deepcopy(base))
+            metrics = recipe.evaluate(tested, data)
+        if progress:
+            told = "   ".join(f"{name} {value:7.2%}" for name, value in metrics.items())
+            tqdm.write(f"seed {seed}  {method:14s} {told}   after {time.perf_counter() - start:4.0f} s")
+        yield method, metrics
 
 
 class _Method:
@@ -165,9 +214,7 @@ def cached_maker(recipe: ConfigRecipe, cache: Path, progress: bool) -> Maker:
     torch.set_num_threads(recipe.threads or torch.get_num_threads())
     with recipe.machine() as device:
         data = recipe.load()
-        image_model = None
-        if recipe.generator.kind == "diffusion":
-            image_model = recipe.make_image_model(data, cache, device, progress)
+        image_model = _image_model(recipe, data, cache, device, progress)
         seed = recipe.first_seed
 
         def train_teacher(teacher: nn.Module) -> nn.Module:

@@ -155,6 +155,7 @@ class ConfigRecipe(Recipe):
         temperature: of the student's loss.
         clean_weight: weight of the term on real images where there are generated ones.
         generator: how images are made.
+        workers: processes among which the seeds are dealt.
     """
 
     citation: ClassVar[str] = (
@@ -174,6 +175,7 @@ class ConfigRecipe(Recipe):
     temperature: float = our_choice(1.0)
     clean_weight: float = our_choice(1.0)
     generator: GeneratorConfig = our_choice(GeneratorConfig())
+    workers: int = our_choice(1)
 
     @property
     def group_size(self) -> int:
@@ -254,7 +256,7 @@ class ConfigRecipe(Recipe):
         for method in self.methods:
             if method not in METHODS:
                 raise ValueError(f"methods must be among {list(METHODS)}; got {method!r}")
-        for name in ("rounds", "round_steps"):
+        for name in ("rounds", "round_steps", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
         for name in ("count", "group_size", "steps"):
@@ -278,6 +280,7 @@ class ConfigRecipe(Recipe):
         return dataclasses.replace(
             self,
             seeds=min(self.seeds, 2),
+            workers=1,
             rounds=min(self.rounds, 2),
             steps=min(self.steps, 8),
             round_steps=min(self.round_steps, 8),
