@@ -167,6 +167,37 @@ def test_student_step_against_plain_pytorch(setup):
         torch.testing.assert_close(parameter.grad, gradient)
 
 
+@pytest.mark.parametrize("count", [6, 4])
+def test_student_step_on_generated_images_against_plain_pytorch(setup, count):
+    """In training mode, without dropout: batch norm sees generated and real images as one batch."""
+    student, teacher, _, images = setup
+    student[5] = nn.Identity()
+    plain_student, plain_teacher = copy.deepcopy(student), copy.deepcopy(teacher).eval()
+    others = torch.rand(count, 1, 10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    answers = torch.randn(count, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    student_others, student_clean = plain_student(torch.cat([others, images])).split([count, 6])
+    sought = plain_disagreement(student_others, answers)
+    loss = sought + 0.3 * plain_disagreement(student_clean, plain_teacher(images).detach())
+    expected = torch.autograd.grad(loss, list(plain_student.parameters()))
+
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    terms = student_step(student, teacher, images, optimizer, StudentObjective(T, 0.3), generated=(others, answers))
+    torch.testing.assert_close(terms.loss, loss.detach())
+    torch.testing.assert_close(terms.disagreement, sought.detach())
+    assert terms.teacher_consistency is None
+    assert not terms.loss.requires_grad
+    for parameter, gradient in zip(student.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_generated_images_are_not_augmented(setup):
+    student, teacher, augmentor, images = setup
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.0)
+    given = images, torch.zeros(6, 5, dtype=torch.float64)
+    with pytest.raises(ValueError, match="augmentor and generated exclude each other, got both"):
+        student_step(student, teacher, images, optimizer, StudentObjective(T), augmentor=augmentor, generated=given)
+
+
 def test_given_answers_are_used_and_spare_the_teacher(setup):
     student, teacher, _, images = setup
 

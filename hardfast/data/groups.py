@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hardfast.data.image_set import ImageSet
@@ -24,6 +25,8 @@ class GroupedImages:
     group_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if self.groups.dtype != torch.int64:
+            raise TypeError(f"groups must be int64, got {self.groups.dtype}")
         if self.groups.shape != (len(self.images),):
             raise ValueError(f"groups must have shape [{len(self.images)}], got {list(self.groups.shape)}")
         if len(self.groups) and not 0 <= int(self.groups.min()) <= int(self.groups.max()) < len(self.group_names):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from hardfast.distill.batches import ShuffledBatches
+from hardfast.ops import _checks
 
 
 def train_denoiser(
@@ -37,10 +38,10 @@ def train_denoiser(
         alpha_bar: ``[T]``, the share of signal in the latents at each time.
         steps: >= 1.
         batch_size: latents a step.
-        learning_rate: the highest, of AdamW; it falls to 0 along half a cosine.
+        learning_rate: the highest, of AdamW, positive; it falls to 0 along half a cosine.
         null_label: stands for no class, in ``null_fraction`` of the latents, for classifier-free guidance.
         null_fraction: in [0, 1].
-        ema_decay: of the running average of the weights, which is returned.
+        ema_decay: of the running average of the weights, which is returned; in [0, 1].
         seed: of batches and noise.
         progress: text before a progress bar; None for no bar.
 
@@ -50,6 +51,11 @@ def train_denoiser(
     Source: Ho et al., Denoising Diffusion Probabilistic Models, 2020, equation 14; Ho and Salimans, Classifier-Free
     Diffusion Guidance, 2022, algorithm 1.
     """
+    _checks.integer("steps", steps, 1)
+    _checks.positive("learning_rate", learning_rate)
+    for name, value in (("null_fraction", null_fraction), ("ema_decay", ema_decay)):
+        if not 0 <= _checks.number(name, value) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {value}")
     generator = torch.Generator().manual_seed(seed)
     batches = ShuffledBatches(len(latents), batch_size, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)

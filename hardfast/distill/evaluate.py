@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -82,7 +83,8 @@ def _chunks(model: nn.Module, images: Tensor | ImageSet, batch_size: int) -> Ite
     if isinstance(images, Tensor):
         yield from images.split(batch_size)
         return
-    device = next(model.parameters()).device
+    weights = next(itertools.chain(model.parameters(), model.buffers()), None)
+    device = None if weights is None else weights.device
     for index in torch.arange(len(images)).split(batch_size):
         yield images.load(index).to(device)
 
