@@ -248,8 +248,13 @@ sys.exit(status)
     assert "heavy: []" in done.stdout
 
 
-def test_module_runs_as_a_program() -> None:
-    command = [sys.executable, "-m", "hardfast.cli", "train", "nonsense"]
+def test_module_runs_as_a_program_and_lists_recipes_without_the_libraries_of_their_models() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "hardfast.cli", "train", "nonsense"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr.strip() == f"hardfast: unknown recipe 'nonsense'; choose one of: {', '.join(RECIPES)}"
+    imported = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    said = [line for line in done.stderr.splitlines() if line not in imported]
+    assert said == [f"hardfast: unknown recipe 'nonsense'; choose one of: {', '.join(RECIPES)}"]
+    names = {line.rpartition("|")[2].strip() for line in imported}
+    assert "hardfast.recipes" in names
+    assert not {"diffusers", "transformers"} & names

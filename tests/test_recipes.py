@@ -36,9 +36,17 @@ def smoke_run(tmp_path_factory):
 
 
 def test_the_registry_names_recipes_as_they_name_themselves():
-    assert list(RECIPES) == ["hard-digits", "hard-mnist-mlp", "hard-mnist-vit"]
+    assert list(RECIPES) == [
+        "hard-digits",
+        "hard-mnist-mlp",
+        "hard-mnist-vit",
+        "config-digits",
+        "config-celeba",
+        "config-spuco-birds",
+        "config-spurious-imagenet",
+    ]
     assert all(get_recipe(name).name == name for name in RECIPES)
-    with pytest.raises(ValueError, match=r"\['hard-digits', 'hard-mnist-mlp', 'hard-mnist-vit'\]; got 'hard'"):
+    with pytest.raises(ValueError, match=r"\['hard-digits', .*'config-spurious-imagenet'\]; got 'hard'"):
         get_recipe("hard")
 
 
@@ -49,9 +57,9 @@ def test_every_field_tells_its_source(name):
     expected = dict(leaves(recipe))
     assert set(fields) == set(expected)
     for field_name, entry in fields.items():
-        assert entry["provenance"] in ("known", "earlier code", "our choice"), field_name
+        assert entry["provenance"] in ("known", "earlier code", "reported", "our choice"), field_name
         assert entry["provenance"] == expected[field_name].metadata["source"]
-    assert "2305.14890" in recipe.citation
+    assert ("2305.14890" if name.startswith("hard-") else "2506.02294") in recipe.citation
 
 
 def test_an_overridden_value_does_not_keep_its_source():
@@ -70,11 +78,17 @@ def test_recipes_are_frozen_and_override_from_the_command_line(name):
     recipe = get_recipe(name)
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.steps = 1
-    arguments = ["--seeds", "1", "--steps", "500", "--teacher.steps", "10", "--data.split-seed", "3", "--smoke"]
+    # Teachers are trained, or images are searched, or both; and data is split by a seed, or decoded by threads.
+    part, steps = ("teacher", "steps") if hasattr(recipe, "teacher") else ("generator", "iterations")
+    in_data = "split_seed" if hasattr(recipe.data, "split_seed") else "threads"
+    arguments = ["--seeds", "1", "--steps", "500", "--smoke"]
+    arguments += [f"--{part}.{steps}", "10", f"--data.{in_data.replace('_', '-')}", "3"]
     changed = tyro.cli(type(recipe), default=recipe, args=arguments)
-    assert (changed.seeds, changed.steps, changed.teacher.steps, changed.data.split_seed) == (1, 500, 10, 3)
-    assert changed.smoke
-    assert changed.teacher.batch_size == recipe.teacher.batch_size
+    parts = {
+        part: dataclasses.replace(getattr(recipe, part), **{steps: 10}),
+        "data": dataclasses.replace(recipe.data, **{in_data: 3}),
+    }
+    assert changed == dataclasses.replace(recipe, seeds=1, steps=500, smoke=True, **parts)
     assert tyro.cli(type(recipe), default=recipe, args=[]) == recipe
 
 

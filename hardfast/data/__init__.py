@@ -4,7 +4,7 @@ from hardfast.data.celeba import load_celeba
 from hardfast.data.digits import load_digits
 from hardfast.data.grouped_splits import GroupedSplits
 from hardfast.data.groups import GroupedImages
-from hardfast.data.image_files import ImageFiles, JoinedImages
+from hardfast.data.image_files import ChosenImages, ImageFiles, JoinedImages
 from hardfast.data.image_set import ImageSet
 from hardfast.data.mnist import load_mnist, load_mnist_c_translate
 from hardfast.data.shifts import ShiftedSet, shift_images
@@ -13,6 +13,7 @@ from hardfast.data.spuco_birds import load_spuco_birds
 from hardfast.data.spurious_imagenet import imagenet_classes, load_spurious_imagenet
 
 __all__ = [
+    "ChosenImages",
     "GroupedImages",
     "GroupedSplits",
     "ImageFiles",

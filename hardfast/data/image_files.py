@@ -121,6 +121,26 @@ class JoinedImages:
         return torch.cat(loaded)[torch.cat(places).argsort().to(loaded[0].device)]
 
 
+class ChosenImages:
+    """Some images of a set.
+
+    Args:
+        images: the set.
+        index: ``[N]``, int64 on the CPU: their numbers in it.
+    """
+
+    def __init__(self, images: ImageSet, index: Tensor) -> None:
+        self.images, self.index = images, index
+        self.labels = images.labels.cpu()[index]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def load(self, index: Tensor) -> Tensor:
+        """Images of the numbers ``index``, ``[n]``, int64, among the chosen ones."""
+        return self.images.load(self.index[index.cpu()])
+
+
 def list_images(folder: Path, source: str) -> list[Path]:
     """The image files of a folder, in the order of their names.
 

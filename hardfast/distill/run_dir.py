@@ -343,7 +343,7 @@ class RunDir:
 
         Args:
             config: ``{"recipe": name, "fields": {field: {"value": ..., "provenance": "known" | "earlier code" |
-                "our choice"}}}``; further keys are kept.
+                "reported" | "our choice" | "overridden"}}}``; further keys are kept.
         """
         _write_json(self.path / "config.json", config)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from hardfast.recipes.config_celeba import ConfigCelebA
 from hardfast.recipes.config_digits import ConfigDigits
+from hardfast.recipes.config_spuco_birds import ConfigSpuCoBirds
+from hardfast.recipes.config_spurious_imagenet import ConfigSpuriousImageNet
 from hardfast.recipes.hard_digits import HardDigits
 from hardfast.recipes.hard_mnist import HardMnistMlp, HardMnistVit
 from hardfast.recipes.recipe import Published, Recipe
@@ -11,7 +14,16 @@ __all__ = ["RECIPES", "Published", "Recipe", "get_recipe"]
 
 #: Name -> recipe with its own values.
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (HardDigits(), HardMnistMlp(), HardMnistVit(), ConfigDigits())
+    recipe.name: recipe
+    for recipe in (
+        HardDigits(),
+        HardMnistMlp(),
+        HardMnistVit(),
+        ConfigDigits(),
+        ConfigCelebA(),
+        ConfigSpuCoBirds(),
+        ConfigSpuriousImageNet(),
+    )
 }
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from hardfast.augment import Augmentor, CutMix, MixUp
 from hardfast.data.splits import LabelledImages
+from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.generate import Maker, generate_images
 from hardfast.diffusion.image_store import ImageStore, load_generated
 from hardfast.diffusion.maker import ImageModel
@@ -60,7 +61,6 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
 
     with recipe.machine() as device:
         data = recipe.load()
-        run_dir.write_config(recipe.describe())
         if recipe.workers > 1:
             if data.generator_train is not None and recipe.generator.kind == "diffusion":
                 recipe.make_image_model(data, cache, device, progress)  # once, before all processes need it
@@ -104,10 +104,11 @@ def _methods(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Runs the methods of one seed; gives each one's metrics."""
     start = time.perf_counter()
+    teacher, base = recipe.make_teacher(data, seed).to(device), recipe.make_student(data, seed).to(device)
+    # Nothing is written before: where data or weights are missing, the directory stays empty and can be used again.
+    run_dir.write_config(recipe.describe())
     with run_dir.method("teacher", seed) as directory:
-        teacher = recipe.make_teacher(data, seed).to(device)
         _train_teacher(recipe, teacher, data, seed, directory, bars)
-    base = recipe.make_student(data, seed).to(device)
     for method in METHODS:
         if method not in ("teacher", "distillation", *recipe.methods):
             continue
@@ -163,7 +164,7 @@ class _Method:
             maker, recipe.generator.count, store, group_size=recipe.group_size, progress=self.progress
         )
         if summary.kept:
-            self.pool.append(load_generated(path).images)
+            self.pool.append(_resized(load_generated(path).images, self.data.seen_size))
         self.directory.log(
             recipe.steps + number * recipe.round_steps,
             candidates=summary.made,
@@ -187,6 +188,13 @@ class _Method:
             progress=f"seed {self.seed} {self.method}" if self.progress else None,
         )
         trainer.fit()
+
+
+def _resized(generated: LabelledImages, size: int) -> LabelledImages:
+    """The images as the classifiers saw them whole."""
+    if generated.images.shape[-1] == size:
+        return generated
+    return LabelledImages(CutOuts(size).whole(generated.images), generated.labels)
 
 
 class _Joined:

@@ -23,7 +23,7 @@ from hardfast.distill.evaluate import group_accuracies
 from hardfast.distill.objectives import StudentObjective
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
-from hardfast.recipes.recipe import Recipe, our_choice, reported, training_config
+from hardfast.recipes.recipe import Recipe, earlier_code, our_choice, reported, training_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -75,19 +75,19 @@ class GeneratorConfig:
     kind: Literal["diffusion", "affine"] = our_choice("diffusion")
     count: int = our_choice(160)
     group_size: int = our_choice(32)
-    steps: int = reported(20)
-    guidance_scale: float = reported(3.0)
+    steps: int = earlier_code(20)
+    guidance_scale: float = earlier_code(3.0)
     memory: str = our_choice("per_step")
-    iterations: int = reported(20)
-    rate: float = reported(0.01)
-    latents_rate: float = reported(0.001)
-    offsets: bool = reported(True)
-    keep_last: int = reported(3)
+    iterations: int = earlier_code(20)
+    rate: float = earlier_code(0.01)
+    latents_rate: float = earlier_code(0.001)
+    offsets: bool = earlier_code(True)
+    keep_last: int = earlier_code(3)
     form: Literal["probability", "log", "logit", "kl"] = reported("probability")
     gamma: float = reported(2.0)
-    cutouts: int = reported(16)
-    smallest_cutout: float = our_choice(0.4375)
-    cutout_noise: float = reported(0.005)
+    cutouts: int = earlier_code(16)
+    smallest_cutout: float = earlier_code(0.4375)
+    cutout_noise: float = earlier_code(0.005)
     chunk: int = our_choice(0)
     min_teacher_confidence: float = our_choice(0.5)
     strength: float = our_choice(0.5)
@@ -126,6 +126,7 @@ class ConfigData:
         seen_size: side of the images of ``train``, and of what the classifiers see of generated ones.
         teacher_train: what the teacher is trained on; None where it comes trained.
         generator_train: the same for the diffusion model.
+        sources: real images from which searches start, of side ``image_size``; those of ``train`` if None.
     """
 
     train: ImageSet
@@ -137,6 +138,7 @@ class ConfigData:
     labels: tuple[int, ...] | None = None
     teacher_train: ImageSet | None = None
     generator_train: ImageSet | None = None
+    sources: ImageSet | None = None
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,8 @@ class ConfigRecipe(Recipe):
     ) -> NumberedImages:
         """What makes a method's images; without an image model they are affine maps of real ones."""
         settings = self.generator.settings(data.image_size, data.seen_size, method)
-        common: dict[str, Any] = {"seed": seed, "labels": data.labels, "sources": data.train, "settings": settings}
+        sources = data.train if data.sources is None else data.sources
+        common: dict[str, Any] = {"seed": seed, "labels": data.labels, "sources": sources, "settings": settings}
         if image_model is None:
             device = next(student.parameters()).device
             augmentor = AffineAugmentor().to(device)
@@ -262,6 +265,11 @@ class ConfigRecipe(Recipe):
         for name in ("count", "group_size", "steps"):
             if getattr(self.generator, name) < 1:
                 raise ValueError(f"generator.{name} must be >= 1; got {getattr(self.generator, name)}")
+        if self.generator.keep_last > self.generator.steps:
+            raise ValueError(
+                f"generator.keep_last must be at most generator.steps, {self.generator.steps}; "
+                f"got {self.generator.keep_last}"
+            )
         recipe = super().resolved()
         recipe.student_training(recipe.steps)
         for method in recipe.methods:
@@ -275,6 +283,7 @@ class ConfigRecipe(Recipe):
             group_size=min(self.generator.group_size, 10),
             steps=min(self.generator.steps, 4),
             iterations=min(self.generator.iterations, 2),
+            keep_last=min(self.generator.keep_last, 3),
             cutouts=min(self.generator.cutouts, 2),
         )
         return dataclasses.replace(
