@@ -155,7 +155,7 @@ class _Method:
     def generate(self, student: nn.Module, number: int) -> None:
         """Adds what the generator finds against the student as it is."""
         recipe = self.recipe
-        seed = self.seed * _MOST_ROUNDS + number
+        seed = _images_seed(self.seed, number)
         maker = recipe.method_maker(self.method, self.data, self.image_model, student, self.teacher, seed)
         made_for = {"method": self.method, "seed": self.seed, "round": number}
         path = self.directory.path / f"round-{number}"
@@ -182,7 +182,7 @@ class _Method:
             teacher=self.teacher,
             augmentor=_MIXES[self.method]() if self.method in _MIXES else None,
             generated=_Joined(self.pool) if self.pool else None,
-            seed=self.seed * (_MOST_ROUNDS + 1) + first_step,
+            seed=_training_seed(self.seed, first_step),
             first_step=first_step,
             directory=self.directory,
             progress=f"seed {self.seed} {self.method}" if self.progress else None,
@@ -232,17 +232,32 @@ def cached_maker(recipe: ConfigRecipe, cache: Path, progress: bool) -> Maker:
         def distil(student: nn.Module) -> nn.Module:
             training = recipe.student_training(recipe.steps)
             told = f"seed {seed} distillation" if progress else None
-            Trainer(student, data.train, data.validation, training, teacher=teacher, seed=seed, progress=told).fit()
+            Trainer(
+                student,
+                data.train,
+                data.validation,
+                training,
+                teacher=teacher,
+                seed=_training_seed(seed, 0),
+                progress=told,
+            ).fit()
             return student
 
-        settings = recipe.values("generator", "methods", "rounds", "round_steps", "seeds", "first_seed") | {
-            "seed": seed
-        }
+        others = ("generator", "methods", "rounds", "round_steps", "seeds", "first_seed", "workers")
+        settings = recipe.values(*others) | {"seed": seed}
         teacher, student = recipe.make_teacher(data, seed).to(device), recipe.make_student(data, seed).to(device)
         if data.teacher_train is not None:
             teacher = cached(cache, f"{recipe.name}-teacher", settings, teacher, train_teacher)
         student = cached(cache, f"{recipe.name}-student", settings, student, distil)
-    return recipe.method_maker("config", data, image_model, student, teacher, seed)
+    return recipe.method_maker("config", data, image_model, student, teacher, _images_seed(seed, 0))
+
+
+def _images_seed(seed: int, number: int) -> int:
+    return seed * _MOST_ROUNDS + number
+
+
+def _training_seed(seed: int, first_step: int) -> int:
+    return seed * (_MOST_ROUNDS + 1) + first_step
 
 
 def _train_teacher(

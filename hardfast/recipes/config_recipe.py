@@ -18,6 +18,7 @@ from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.generate import Maker
 from hardfast.diffusion.guidance import GuidanceSettings
 from hardfast.diffusion.maker import AugmentorMaker, DiffusionMaker, ImageModel, NumberedImages
+from hardfast.diffusion.memory import Memory
 from hardfast.diffusion.objective import GuidanceObjective
 from hardfast.distill.evaluate import group_accuracies
 from hardfast.distill.objectives import StudentObjective
@@ -265,11 +266,15 @@ class ConfigRecipe(Recipe):
         for name in ("count", "group_size", "steps"):
             if getattr(self.generator, name) < 1:
                 raise ValueError(f"generator.{name} must be >= 1; got {getattr(self.generator, name)}")
+        for name in ("strength", "other_class_strength"):
+            if not 0 < getattr(self.generator, name) <= 1:
+                raise ValueError(f"generator.{name} must be in (0, 1]; got {getattr(self.generator, name)}")
         if self.generator.keep_last > self.generator.steps:
             raise ValueError(
                 f"generator.keep_last must be at most generator.steps, {self.generator.steps}; "
                 f"got {self.generator.keep_last}"
             )
+        Memory(self.generator.memory)
         recipe = super().resolved()
         recipe.student_training(recipe.steps)
         for method in recipe.methods:
