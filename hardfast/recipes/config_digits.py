@@ -43,8 +43,8 @@ class ColouredDigitsConfig:
     """
 
     split_seed: int = our_choice(0)
-    validation_size: int = our_choice(200)
-    test_size: int = our_choice(400)
+    validation_size: int = our_choice(100)
+    test_size: int = our_choice(500)
     swapped: float = our_choice(0.05)
 
 
@@ -114,6 +114,10 @@ class ConfigDigits(ConfigRecipe):
     workers: int = our_choice(2)
     rounds: int = our_choice(2)
     round_steps: int = our_choice(600)
+    temperature: float = our_choice(4.0)
+    methods: tuple[str, ...] = our_choice(
+        ("teacher", "distillation", "unguided", "teacher_only", "student_only", "config")
+    )
 
     def load(self) -> ConfigData:
         config = self.data
