@@ -33,8 +33,9 @@ setup: $(VENV)/.built
 train: setup
 	$(BIN)/hardfast train $(RECIPE) $(ARGS)
 
+# Two processes of one thread each: more threads would wait for one another wherever there are only two cores.
 test: setup lint
-	HARDFAST_REQUIRE=cpu $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 HARDFAST_REQUIRE=cpu $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-asan: setup
 	$(BIN)/cmake $(CMAKE_ARGS) -B build/asan -DHARDFAST_SANITIZE=ON -DHARDFAST_CUDA=OFF
@@ -85,7 +86,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo 'Installing the dependencies into $(VENV) (PyTorch is several GB the first time) ...'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 	  setuptools wheel cmake ninja pybind11 torch torchvision timm numpy scikit-learn safetensors tensorboard tqdm rich \
-	  tyro matplotlib pillow pytest hypothesis kornia opencv-python-headless diffusers transformers webdataset \
+	  tyro matplotlib pillow pytest pytest-xdist hypothesis kornia opencv-python-headless diffusers transformers webdataset \
 	  ruff mypy clang-format || \
 	  { echo 'the dependencies could not be installed: check the network, or that pip reaches your package index'; exit 1; }
 	@touch $@

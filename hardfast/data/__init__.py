@@ -1,6 +1,7 @@
 """Data sets, read from their real formats on disk."""
 
 from hardfast.data.celeba import load_celeba
+from hardfast.data.coloured_digits import load_coloured_digits
 from hardfast.data.digits import load_digits
 from hardfast.data.grouped_splits import GroupedSplits
 from hardfast.data.groups import GroupedImages
@@ -24,6 +25,7 @@ __all__ = [
     "Splits",
     "imagenet_classes",
     "load_celeba",
+    "load_coloured_digits",
     "load_digits",
     "load_mnist",
     "load_mnist_c_translate",

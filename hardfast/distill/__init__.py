@@ -4,6 +4,7 @@ from hardfast.distill.alternation import Alternation, FixedRatio, Thresholds
 from hardfast.distill.constant import held_constant
 from hardfast.distill.evaluate import ShiftAccuracy, accuracy, accuracy_per_shift, group_accuracies, predict_logits
 from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
+from hardfast.distill.spurious import SpuriousScores, class_probabilities, spurious_scores
 from hardfast.distill.step import augmentor_step, student_step, supervised_step
 from hardfast.distill.trainer import Trainer, TrainerConfig, TrainingSummary
 
@@ -13,6 +14,7 @@ __all__ = [
     "AugmentorTerms",
     "FixedRatio",
     "ShiftAccuracy",
+    "SpuriousScores",
     "StudentObjective",
     "StudentTerms",
     "Thresholds",
@@ -22,9 +24,11 @@ __all__ = [
     "accuracy",
     "accuracy_per_shift",
     "augmentor_step",
+    "class_probabilities",
     "group_accuracies",
     "held_constant",
     "predict_logits",
+    "spurious_scores",
     "student_step",
     "supervised_step",
 ]
