@@ -1,4 +1,4 @@
-"""A denoiser small enough for exact comparisons, that depends on all it is given."""
+"""Denoisers small enough for exact comparisons: one of our own that depends on all it is given, and diffusers'."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -44,3 +45,45 @@ class TinyDenoiser(nn.Module):
 
     def _block(self, function, value: Tensor) -> Tensor:
         return checkpoint(function, value, use_reentrant=False) if self.recompute else function(value)
+
+
+def class_unet(**options) -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        **options,
+    ).eval()
+
+
+def prompt_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        attention_head_dim=4,
+        cross_attention_dim=12,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()
+
+
+def transformer() -> DiTTransformer2DModel:
+    return DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=4,
+        in_channels=3,
+        out_channels=6,
+        num_layers=2,
+        sample_size=8,
+        patch_size=4,
+        num_embeds_ada_norm=10,
+        norm_num_groups=1,
+    ).eval()

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models import attention_processor
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from diffusion_models import class_unet, prompt_unet, transformer
 from torch import nn
 from torch.nn import functional as F
 
 from hardfast.diffusion import ClassUNetDenoiser, PromptUNetDenoiser, TransformerDenoiser
 
-
-def class_unet() -> nn.Module:
-    return UNet2DModel(
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        num_class_embeds=11,
-    )
-
-
-def prompt_unet() -> nn.Module:
-    return UNet2DConditionModel(
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=12,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )
-
-
-def transformer() -> nn.Module:
-    return DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=4,
-        num_layers=2,
-        sample_size=8,
-        patch_size=4,
-        num_embeds_ada_norm=11,
-        norm_num_groups=1,
-    )
-
-
 CASES = {
-    "classes": (ClassUNetDenoiser, class_unet, 3, torch.tensor([1, 7])),
+    "classes": (ClassUNetDenoiser, partial(class_unet, num_class_embeds=11), 3, torch.tensor([1, 7])),
     "prompts": (PromptUNetDenoiser, prompt_unet, 4, torch.randn(2, 5, 12)),
-    "transformer": (TransformerDenoiser, transformer, 4, torch.tensor([1, 7])),
+    "transformer": (TransformerDenoiser, transformer, 3, torch.tensor([1, 7])),
 }
 
 

@@ -7,12 +7,9 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
-    DiTTransformer2DModel,
     EulerDiscreteScheduler,
-    UNet2DConditionModel,
-    UNet2DModel,
 )
-from diffusion_models import TinyDenoiser
+from diffusion_models import TinyDenoiser, class_unet, prompt_unet, transformer
 
 from hardfast.diffusion import (
     ClassUNetDenoiser,
@@ -184,48 +181,6 @@ def test_euler_inversion_undoes_the_initial_scale():
     clean, conditioning, _ = inputs()
     noise = sampler.invert(clean, conditioning, iterations=60)
     torch.testing.assert_close(sampler(noise, conditioning).latents, clean, rtol=1e-6, atol=1e-6)
-
-
-def class_unet(**options) -> UNet2DModel:
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        **options,
-    ).eval()
-
-
-def prompt_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        layers_per_block=1,
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        attention_head_dim=4,
-        cross_attention_dim=12,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    ).eval()
-
-
-def transformer() -> DiTTransformer2DModel:
-    return DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=4,
-        in_channels=3,
-        out_channels=6,
-        num_layers=2,
-        sample_size=8,
-        patch_size=4,
-        num_embeds_ada_norm=10,
-        norm_num_groups=1,
-    ).eval()
 
 
 ADAPTERS = {
