@@ -17,7 +17,7 @@ from hardfast.cli import main
 from hardfast.diffusion.image_store import ImageStore, load_generated
 from hardfast.distill.run_dir import RunDir
 from hardfast.recipes import config_experiment, get_recipe
-from hardfast.recipes.config_digits import ConfigDigits
+from hardfast.recipes.config_digits import TEACHERS, ConfigDigits, DigitsTeacherConfig
 from hardfast.recipes.config_recipe import METHODS
 
 SEED = 2
@@ -341,3 +341,15 @@ def test_bad_settings_raise_before_anything_is_done(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         small(**change).run(RunDir(tmp_path), progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_every_teacher_takes_digits_in_colour(name):
+    recipe = ConfigDigits(teacher=DigitsTeacherConfig(model=name)).resolved()
+    data = recipe.load()
+    assert recipe.make_teacher(data, 3).eval()(data.train.load(torch.arange(2))).shape == (2, 10)
+
+
+def test_a_teacher_of_other_images_is_refused():
+    with pytest.raises(ValueError, match=r"teacher.model must be one of .*'shift_robust_cnn'.*; got 'vit_digits'"):
+        ConfigDigits(teacher=DigitsTeacherConfig(model="vit_digits")).resolved()

@@ -20,7 +20,7 @@ from hardfast.diffusion.sampling import Sampler
 from hardfast.diffusion.schedule import Schedule
 from hardfast.diffusion.training import train_denoiser
 from hardfast.distill.trainer import TrainerConfig
-from hardfast.models import CNN, ShiftRobustCNN
+from hardfast.models import CNN, create_model
 from hardfast.recipes.cache import cached
 from hardfast.recipes.config_recipe import ConfigData, ConfigRecipe, GeneratorConfig
 from hardfast.recipes.recipe import TeacherConfig, our_choice, training_config
@@ -28,6 +28,8 @@ from hardfast.recipes.recipe import TeacherConfig, our_choice, training_config
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+#: The models of ``hardfast.models.MODELS`` that take coloured images of this size.
+TEACHERS = ("cnn", "resnet18", "shift_robust_cnn")
 _CLASSES = len(DIGIT_NAMES)
 
 
@@ -67,7 +69,7 @@ class DenoiserConfig:
 
 @dataclass(frozen=True)
 class DigitsTeacherConfig(TeacherConfig):
-    """The teacher, a ``ShiftRobustCNN``, and its training on labels of both colours."""
+    """The teacher, one of ``TEACHERS``, and its training on labels of both colours."""
 
     model: str = our_choice("shift_robust_cnn")
     steps: int = our_choice(1000)
@@ -140,7 +142,7 @@ class ConfigDigits(ConfigRecipe):
         )
 
     def make_teacher(self, data: ConfigData, seed: int) -> nn.Module:
-        return _seeded(lambda: ShiftRobustCNN(in_channels=3), seed)
+        return _seeded(lambda: create_model(self.teacher.model, in_channels=3), seed)
 
     def teacher_training(self) -> TrainerConfig:
         return training_config(self.teacher, label_smoothing=self.teacher.label_smoothing)
@@ -179,9 +181,9 @@ class ConfigDigits(ConfigRecipe):
     def resolved(self) -> Self:
         recipe = super().resolved()
         recipe.teacher_training()
-        if self.teacher.model != "shift_robust_cnn":
+        if self.teacher.model not in TEACHERS:
             raise ValueError(
-                f"teacher.model must be 'shift_robust_cnn' for coloured digits; got {self.teacher.model!r}"
+                f"teacher.model must be one of {list(TEACHERS)} for digits in colour; got {self.teacher.model!r}"
             )
         return recipe
 
