@@ -218,7 +218,8 @@ def _run(recipe: Recipe, out: Path | None) -> int:
         recipe.run(run_dir, progress=True)
     except KeyboardInterrupt:
         print(f"\ninterrupted after {time.perf_counter() - start:.0f} s; what is there of the run:", file=sys.stderr)
-        _finish(run_dir)
+        with contextlib.suppress(SystemExit):  # with which it tells that nothing was written
+            _finish(run_dir)
         return _INTERRUPTED
     except OSError as error:  # missing data, a full disk: the message says all there is to say
         _remove_if_empty(run_dir)

@@ -91,7 +91,7 @@ def test_train_interrupted_before_anything(fake_run, capsys: pytest.CaptureFixtu
         raise KeyboardInterrupt
 
     fake_run(interrupt)
-    assert main(["train", "hard-digits", "--out", "run"]) != 0
+    assert main(["train", "hard-digits", "--out", "run"]) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not Path("run").exists()
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 import shutil
+import signal
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -206,8 +207,9 @@ def test_seeds_in_processes_come_to_the_same_rows(done, tmp_path, monkeypatch):
     """The functions that other processes run, in this one."""
 
     class Pool:
-        def __init__(self, workers, context):
+        def __init__(self, workers, context, initializer, initargs):
             assert (workers, context.get_start_method()) == (2, "spawn")
+            assert (initializer, initargs) == (signal.signal, (signal.SIGINT, signal.SIG_DFL))
 
         def __enter__(self):
             return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -64,7 +65,9 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
         if recipe.workers > 1:
             if data.generator_train is not None and recipe.generator.kind == "diffusion":
                 recipe.make_image_model(data, cache, device, progress)  # once, before all processes need it
-            with ProcessPoolExecutor(recipe.workers, multiprocessing.get_context("spawn")) as pool:
+            # Ctrl-C reaches the workers too: it ends them at once, instead of letting them take up the next seed.
+            ending = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
+            with ProcessPoolExecutor(recipe.workers, multiprocessing.get_context("spawn"), *ending) as pool:
                 for of_seed in pool.map(partial(_elsewhere, recipe, run_dir.path, cache, progress), seeds):
                     add(of_seed)
         else:
