@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hardfast.data.splits import LabelledImages
 from hardfast.diffusion.image_encoding import from_png, from_shard, to_png, to_shard
-from hardfast.distill.run_dir import atomic_write
+from hardfast.distill.run_dir import write_bytes
 from hardfast.ops import _checks
 
 __all__ = ["FORMATS", "BrokenGroupError", "Candidate", "Generated", "ImageStore", "Settings", "load_generated"]
@@ -258,10 +258,10 @@ class ImageStore:
         self._record_path(group).unlink(missing_ok=True)
         for name, content in files.items():
             (self.path / name).parent.mkdir(exist_ok=True)
-            _write(self.path / name, content)
+            write_bytes(self.path / name, content)
         digests = {name: _digest(content) for name, content in files.items()}
         record = {"candidates": [dataclasses.asdict(candidate) for candidate in candidates], "files": digests}
-        _write(self._record_path(group), _json(record))
+        write_bytes(self._record_path(group), _json(record))
 
     def finish(self) -> None:
         """Writes ``metadata.jsonl`` of all groups that are done, where the format has one."""
@@ -283,7 +283,7 @@ class ImageStore:
         with self._locked():
             for stale in path.parent.glob(f".{path.name}.*.tmp"):
                 stale.unlink(missing_ok=True)
-            return _write(path, content())
+            return write_bytes(path, content())
 
     def candidates(self) -> list[Candidate]:
         """Every candidate of the groups that have a readable record, dropped ones too, in order."""
@@ -464,13 +464,6 @@ def _json(value: Any) -> bytes:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> Path:
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    return atomic_write(path, write)
 
 
 def _samples(pngs: Sequence[tuple[Candidate, bytes]]) -> dict[str, bytes]:

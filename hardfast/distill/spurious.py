@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from hardfast.data.groups import GroupedImages
-from hardfast.distill.constant import held_constant
+from hardfast.distill.evaluate import predict_logits
 
 
 @dataclass(frozen=True)
@@ -38,32 +37,22 @@ class SpuriousScores:
         return float(self.roc_auc.mean())
 
 
-@torch.no_grad()
-def class_probabilities(
-    model: nn.Module, images: GroupedImages, *, batch_size: int = 256, device: torch.device | str = "cpu"
-) -> Tensor:
+def class_probabilities(model: nn.Module, images: GroupedImages, *, batch_size: int = 256) -> Tensor:
     """The probability that a network in evaluation mode gives the label of each image, ``[N]``, float64 on the CPU.
 
     Args:
         model: maps images ``[B, C, H, W]`` to logits ``[B, K]``; its mode is restored after.
         images: loaded a batch at a time.
         batch_size: >= 1.
-        device: of the network.
 
     Raises:
         ValueError: a label is none of the ``K`` classes.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1; got {batch_size}")
-    parts = []
-    with held_constant(model):
-        for index in torch.arange(len(images)).split(batch_size):
-            logits = model(images.images.load(index).to(device)).cpu()
-            labels = images.images.labels.cpu()[index]
-            if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
-                raise ValueError(f"labels must be among the {logits.shape[1]} classes of the model, got {labels}")
-            parts.append(logits.double().softmax(1).gather(1, labels[:, None])[:, 0])
-    return torch.cat(parts)
+    logits = predict_logits(model, images.images, batch_size).cpu()
+    labels = images.images.labels.cpu()
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        raise ValueError(f"labels must be among the {logits.shape[1]} classes of the model, got {labels}")
+    return logits.double().softmax(1).gather(1, labels[:, None])[:, 0]
 
 
 def spurious_scores(probabilities: Tensor, labels: Tensor, spurious: Tensor) -> SpuriousScores:

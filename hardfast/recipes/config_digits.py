@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -23,7 +22,7 @@ from hardfast.distill.trainer import TrainerConfig
 from hardfast.models import CNN, create_model
 from hardfast.recipes.cache import cached
 from hardfast.recipes.config_recipe import ConfigData, ConfigRecipe, GeneratorConfig
-from hardfast.recipes.recipe import TeacherConfig, our_choice, training_config
+from hardfast.recipes.recipe import TeacherConfig, our_choice, seeded, training_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -142,13 +141,13 @@ class ConfigDigits(ConfigRecipe):
         )
 
     def make_teacher(self, data: ConfigData, seed: int) -> nn.Module:
-        return _seeded(lambda: create_model(self.teacher.model, in_channels=3), seed)
+        return seeded(lambda: create_model(self.teacher.model, in_channels=3), seed)
 
     def teacher_training(self) -> TrainerConfig:
         return training_config(self.teacher, label_smoothing=self.teacher.label_smoothing)
 
     def make_student(self, data: ConfigData, seed: int) -> nn.Module:
-        return _seeded(lambda: CNN(self.student_widths, pools=(1, 2, 1), dropout=0.0, in_channels=3), seed)
+        return seeded(lambda: CNN(self.student_widths, pools=(1, 2, 1), dropout=0.0, in_channels=3), seed)
 
     def make_image_model(self, data: ConfigData, cache: Path, device: torch.device, progress: bool) -> ImageModel:
         from diffusers import DDIMScheduler
@@ -210,14 +209,7 @@ class ConfigDigits(ConfigRecipe):
                 num_class_embeds=_CLASSES + 1,
             )
 
-        return ClassUNetDenoiser(_seeded(make, 0))
-
-
-def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Makes a network, with weights from a seed of its own."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
+        return ClassUNetDenoiser(seeded(make, 0))
 
 
 def _encode(images: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from hardfast.augment import Augmentor, CutMix, MixUp
+from hardfast.data.image_files import JoinedImages
 from hardfast.data.splits import LabelledImages
 from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.generate import Maker, generate_images
@@ -138,7 +139,7 @@ class _Method:
         data: ConfigData,
         image_model: ImageModel | None,
         teacher: nn.Module,
-        directory: MethodDir,
+        directory: MethodDir | None,
         progress: bool,
     ) -> None:
         self.recipe, self.method, self.seed, self.data = recipe, method, seed, data
@@ -157,6 +158,7 @@ class _Method:
 
     def generate(self, student: nn.Module, number: int) -> None:
         """Adds what the generator finds against the student as it is."""
+        assert self.directory is not None
         recipe = self.recipe
         seed = _images_seed(self.seed, number)
         maker = recipe.method_maker(self.method, self.data, self.image_model, student, self.teacher, seed)
@@ -184,7 +186,7 @@ class _Method:
             self.recipe.student_training(steps),
             teacher=self.teacher,
             augmentor=_MIXES[self.method]() if self.method in _MIXES else None,
-            generated=_Joined(self.pool) if self.pool else None,
+            generated=JoinedImages(self.pool) if self.pool else None,
             seed=_training_seed(self.seed, first_step),
             first_step=first_step,
             directory=self.directory,
@@ -198,20 +200,6 @@ def _resized(generated: LabelledImages, size: int) -> LabelledImages:
     if generated.images.shape[-1] == size:
         return generated
     return LabelledImages(CutOuts(size).whole(generated.images), generated.labels)
-
-
-class _Joined:
-    """The images of all rounds so far, as one set."""
-
-    def __init__(self, rounds: list[LabelledImages]) -> None:
-        self.images = torch.cat([part.images for part in rounds])
-        self.labels = torch.cat([part.labels for part in rounds])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def load(self, index: Tensor) -> Tensor:
-        return self.images[index]
 
 
 def cached_maker(recipe: ConfigRecipe, cache: Path, progress: bool) -> Maker:
@@ -233,17 +221,8 @@ def cached_maker(recipe: ConfigRecipe, cache: Path, progress: bool) -> Maker:
             return teacher
 
         def distil(student: nn.Module) -> nn.Module:
-            training = recipe.student_training(recipe.steps)
-            told = f"seed {seed} distillation" if progress else None
-            Trainer(
-                student,
-                data.train,
-                data.validation,
-                training,
-                teacher=teacher,
-                seed=_training_seed(seed, 0),
-                progress=told,
-            ).fit()
+            distillation = _Method(recipe, "distillation", seed, data, image_model, teacher, None, progress)
+            distillation.train(student, 0, recipe.steps)
             return student
 
         others = ("generator", "methods", "rounds", "round_steps", "seeds", "first_seed", "workers")

@@ -19,7 +19,7 @@ from hardfast.diffusion.stable_diffusion import SCHEDULERS, load_stable_diffusio
 from hardfast.models import create_timm_model, fill_templates, load_zero_shot_clip
 from hardfast.ops import _checks
 from hardfast.recipes.config_recipe import ConfigData, ConfigRecipe, GeneratorConfig
-from hardfast.recipes.recipe import earlier_code, our_choice
+from hardfast.recipes.recipe import earlier_code, our_choice, seeded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -129,9 +129,8 @@ class ConfigPhotos(ConfigRecipe):
         return load_zero_shot_clip(self.teacher_source, prompts, dtype=_DTYPES[self.teacher_dtype])
 
     def make_student(self, data: ConfigData, seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return create_timm_model(self.student, len(data.class_names), weights=self.student_weights)
+        classes = len(data.class_names)
+        return seeded(lambda: create_timm_model(self.student, classes, weights=self.student_weights), seed)
 
     def make_image_model(self, data: ConfigData, cache: Path, device: torch.device, progress: bool) -> ImageModel:
         generator = self.generator

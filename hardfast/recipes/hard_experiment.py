@@ -16,7 +16,7 @@ from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 from hardfast.distill.trainer import Trainer
 from hardfast.models import create_model
 from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
-from hardfast.recipes.recipe import Results
+from hardfast.recipes.recipe import Results, seeded
 
 #: In the order in which they are run.
 METHODS = ("teacher", "student", "distillation", "random_affine", "hard")
@@ -84,9 +84,7 @@ def _train(
     progress: bool,
 ) -> nn.Module:
     name = recipe.teacher.model if method == "teacher" else recipe.student
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = create_model(name).to(device)
+    model = seeded(lambda: create_model(name), seed).to(device)
     if method == "teacher":
         # Convolutions on the CPU are up to twice as fast this way, and the teacher is most of the work.
         model = model.to(memory_format=torch.channels_last)

@@ -8,12 +8,13 @@ authors' public code of earlier work has it), ``"reported"`` (a third party repo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
@@ -153,6 +154,13 @@ class Recipe:
             yield torch.device("cuda" if cuda else "cpu")
         finally:
             torch.set_num_threads(before)
+
+
+def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Makes a network, with weights from a seed of its own; PyTorch's random state is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def training_config(source: Any, **options: Any) -> TrainerConfig:

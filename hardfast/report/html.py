@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
-from hardfast.distill.run_dir import atomic_write
+from hardfast.distill.run_dir import write_bytes
 from hardfast.report import figures, page
 from hardfast.report.contact_sheet import CAPTION
 from hardfast.report.generated import generated_images, generation_table
@@ -114,11 +113,7 @@ def build_report(run: Path) -> Path:
     loaded = load_run(Path(run))
     with figures.style():
         content = _page(loaded).encode("utf-8")
-
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    return atomic_write(loaded.path / "report.html", write)
+    return write_bytes(loaded.path / "report.html", content)
 
 
 def _page(run: Run) -> str:
