@@ -84,28 +84,16 @@ class AffineAugmentor(Augmentor):
         """Standard deviation of the entries of ``theta``, ``[2, 3]``; 0 where ``mode`` fixes the entry."""
         return self._as_matrix(self.log_scale.exp())
 
-    def sample_theta(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws one map per image.
-
-        Args:
-            batch_size: number of maps, >= 0.
-            generator: source of the noise, on the module's device; PyTorch's global one if None.
-
-        Returns:
-            ``[batch_size, 2, 3]``, output to input in normalised coordinates, differentiable in the
-            parameters.
-        """
-        if batch_size < 0:
-            raise ValueError(f"batch_size must be >= 0; got {batch_size}")
-        device, dtype = self.log_scale.device, self.log_scale.dtype
-        noise = torch.randn(batch_size, 2, 3, generator=generator, device=device, dtype=dtype)
-        return self.mean + self.scale * noise
-
-    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """One map an image, by the name ``"theta"``."""
+    def noise(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal numbers ``[B, 2, 3]``, by the name ``"normal"``."""
         if images.dim() != 4:
             raise ValueError(f"images must have shape [B, C, H, W]; got {list(images.shape)}")
-        return {"theta": self.sample_theta(images.shape[0], generator)}
+        device, dtype = self.log_scale.device, self.log_scale.dtype
+        return {"normal": torch.randn(len(images), 2, 3, generator=generator, device=device, dtype=dtype)}
+
+    def variables(self, images: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One map an image, output to input in normalised coordinates, ``[B, 2, 3]``, by the name ``"theta"``."""
+        return {"theta": self.mean + self.scale * noise["normal"]}
 
     def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
         """Warps every image ``[B, C, H, W]`` by its own ``theta``."""

@@ -29,9 +29,13 @@ class _LearnedNormal(Augmentor):
         # Stored as its logarithm, so that it is positive and one step of Adam changes every scale by the same factor.
         self.log_scale = nn.Parameter(torch.full((shape[0], *[1] * (len(shape) - 1)), scale).log())
 
-    def _draw(self, count: int, generator: torch.Generator | None) -> Tensor:
-        noise = torch.randn(count, *self.mean.shape, generator=generator, device=self.mean.device)
-        return self.mean + self.log_scale.exp() * noise
+    def noise(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Standard normal numbers, by the name ``"normal"``."""
+        shape = (len(images), *self.mean.shape)
+        return {"normal": torch.randn(shape, generator=generator, device=self.mean.device)}
+
+    def _normal(self, noise: Mapping[str, Tensor]) -> Tensor:
+        return self.mean + self.log_scale.exp() * noise["normal"]
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float]:
@@ -65,11 +69,11 @@ class LatentAugmentor(_LearnedNormal):
         super().__init__(code_shape, initial_scale)
         self._networks = (encode, decode)  # in a tuple they are no submodules, whose parameters would be learned
 
-    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def variables(self, images: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The codes of the images, moved, by the name ``"codes"``."""
         with torch.no_grad():
             codes = self._networks[0](images)
-        return {"codes": codes + self._draw(len(images), generator)}
+        return {"codes": codes + self._normal(noise)}
 
     def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
         """The images of the codes."""
@@ -115,9 +119,9 @@ class DiffusionAugmentor(_LearnedNormal):
         self._networks = (encode, decode, condition)  # in a tuple they are no submodules
         self._null_condition = null_condition
 
-    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def variables(self, images: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Noise in the latent space, by the name ``"noise"``."""
-        return {"noise": self._draw(len(images), generator)}
+        return {"noise": self._normal(noise)}
 
     def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
         """What the diffusion model makes of the images under that noise."""

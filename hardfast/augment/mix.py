@@ -23,7 +23,7 @@ class _Mix(Augmentor):
         _checks.positive("alpha", alpha)
         self.alpha = alpha
 
-    def draw(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def noise(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Partners ``[B]``, int64, the share ``[B]`` of the image itself, and a place ``[B, 2]`` in [0, 1]."""
         count, device = len(images), images.device
         # Two Gamma variables over their sum are a Beta one; this is the sampler that takes a generator.
@@ -33,6 +33,10 @@ class _Mix(Augmentor):
             "share": gamma[0] / gamma.sum(0),
             "place": torch.rand(count, 2, generator=generator, device=device),
         }
+
+    def variables(self, images: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The noise as it is: nothing is learned."""
+        return dict(noise)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
