@@ -5,7 +5,7 @@ import pytest
 import torch
 from mnist_files import idx_bytes, write_mnist, write_mnist_c
 
-from hardfast.data import load_mnist, load_mnist_c_translate
+from hardfast.data import load_mnist, load_mnist_c, mnist_c_corruptions
 
 
 @pytest.mark.parametrize("gz", [False, True])
@@ -84,7 +84,7 @@ def test_mnist_bad_validation_fraction_raises(tmp_path, fraction):
 @pytest.mark.parametrize("above", ["mnist_c", ""])
 def test_mnist_c_reads_npy(tmp_path, above):
     images, labels = write_mnist_c(tmp_path / "mnist_c" / "translate")
-    data = load_mnist_c_translate(tmp_path / above)
+    data = load_mnist_c(tmp_path / above, "translate")
     assert data.images.shape == (12, 1, 28, 28)
     assert torch.equal((data.images[:, 0] * 255).round().byte(), torch.from_numpy(images[..., 0]))
     assert data.labels.tolist() == labels.tolist()
@@ -93,23 +93,37 @@ def test_mnist_c_reads_npy(tmp_path, above):
 def test_mnist_c_splits_are_different_files(tmp_path):
     write_mnist_c(tmp_path / "translate", "train", labels=np.zeros(12, dtype=np.int64))
     write_mnist_c(tmp_path / "translate", "test", labels=np.ones(12, dtype=np.uint8))
-    assert load_mnist_c_translate(tmp_path, "train").labels.unique().tolist() == [0]
-    assert load_mnist_c_translate(tmp_path, "test").labels.unique().tolist() == [1]
+    assert load_mnist_c(tmp_path, "translate", "train").labels.unique().tolist() == [0]
+    assert load_mnist_c(tmp_path, "translate", "test").labels.unique().tolist() == [1]
     with pytest.raises(ValueError, match="split"):
-        load_mnist_c_translate(tmp_path, "validation")
+        load_mnist_c(tmp_path, "translate", "validation")
 
 
 def test_mnist_c_missing_folder_says_what_and_where(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
-        load_mnist_c_translate(tmp_path)
+        load_mnist_c(tmp_path, "translate")
     assert str(tmp_path / "translate" / "test_images.npy") in str(caught.value)
     assert "zenodo.org" in str(caught.value)
+
+
+def test_mnist_c_corruptions_are_those_that_are_there(tmp_path):
+    for number, name in enumerate(("zigzag", "identity", "fog")):
+        write_mnist_c(tmp_path / "mnist_c" / name, labels=np.full(12, number))
+    for root in (tmp_path, tmp_path / "mnist_c"):
+        assert mnist_c_corruptions(root) == ("fog", "zigzag", "identity")
+        assert load_mnist_c(root, "fog").labels.unique().tolist() == [2]
+    with pytest.raises(FileNotFoundError, match=r"shear/test_images\.npy is missing.*zenodo\.org"):
+        load_mnist_c(tmp_path, "shear")
+    with pytest.raises(ValueError, match=r"corruption must be one of .*got 'rain'"):
+        load_mnist_c(tmp_path, "rain")
+    with pytest.raises(FileNotFoundError, match=r"holds no corruption, such as shot_noise.*zenodo"):
+        mnist_c_corruptions(tmp_path / "nowhere")
 
 
 def test_mnist_c_refuses_pickles(tmp_path):
     write_mnist_c(tmp_path / "translate", labels=np.array([object()] * 12, dtype=object))
     with pytest.raises(ValueError, match=r"test_labels\.npy"):
-        load_mnist_c_translate(tmp_path)
+        load_mnist_c(tmp_path, "translate")
 
 
 @pytest.mark.parametrize(
@@ -118,11 +132,11 @@ def test_mnist_c_refuses_pickles(tmp_path):
         (np.zeros((12, 28, 28), np.uint8), None, r"test_images\.npy must be uint8 \[N, 28, 28, 1\]"),
         (np.zeros((12, 28, 28, 1), np.float32), None, r"test_images\.npy must be uint8"),
         (None, np.zeros(12), r"test_labels\.npy must be whole numbers"),
-        (None, np.zeros(5, np.int64), "12 and 5"),
+        (None, np.zeros(5, np.int64), "got 5 for 12"),
         (None, np.full(12, 10), "labels 0 to 9"),
     ],
 )
 def test_mnist_c_wrong_contents_raise(tmp_path, images, labels, message):
     write_mnist_c(tmp_path / "translate", images=images, labels=labels)
     with pytest.raises(ValueError, match=message):
-        load_mnist_c_translate(tmp_path)
+        load_mnist_c(tmp_path, "translate")

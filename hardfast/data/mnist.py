@@ -1,4 +1,4 @@
-"""MNIST and the translate part of MNIST-C, from the files as they are published."""
+"""MNIST and MNIST-C, from the files as they are published."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from hardfast.data.array_images import ArrayImages, image_array, label_array, read_npy
+from hardfast.data.corruptions import MNIST_CORRUPTIONS, those_present
 from hardfast.data.splits import LabelledImages, Splits
+from hardfast.ops import _checks
 
 _MNIST_SOURCE = "python -c \"import torchvision; torchvision.datasets.MNIST('data', download=True)\""
-_MNIST_C_SOURCE = "https://zenodo.org/records/3239543 (mnist_c.zip)"
+_MNIST_C_SOURCE = "https://zenodo.org/records/3239543 (mnist_c.zip, unpacked)"
 _FOLDERS = ("", "raw", "MNIST/raw")
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -54,11 +56,25 @@ def load_mnist(root: str | Path, *, split_seed: int = 0, validation_fraction: fl
     return Splits(train[order[held_out:]], train[order[:held_out]], test)
 
 
-def load_mnist_c_translate(root: str | Path, split: str = "test") -> LabelledImages:
-    """Loads the shifted digits of MNIST-C.
+def mnist_c_corruptions(root: str | Path) -> tuple[str, ...]:
+    """The corruptions of MNIST-C that are there; ``identity``, which is MNIST itself, comes last.
 
     Args:
-        root: the folder ``mnist_c`` of the published archive, which holds ``translate/``, or its parent.
+        root: as for :func:`load_mnist_c`.
+
+    Raises:
+        FileNotFoundError: there is none; the message says where to get them.
+    """
+    folder = next((path for path in _mnist_c_folders(Path(root)) if path.is_dir()), Path(root))
+    return those_present(folder, (*MNIST_CORRUPTIONS, "identity"), source=_MNIST_C_SOURCE)
+
+
+def load_mnist_c(root: str | Path, corruption: str, split: str = "test") -> LabelledImages:
+    """Loads a corruption of MNIST-C.
+
+    Args:
+        root: the folder ``mnist_c`` of the published archive, which holds a folder a corruption, or its parent.
+        corruption: one of the 15 of the benchmark, such as ``"translate"``, or ``"identity"``.
         split: ``"test"`` or ``"train"``.
 
     Returns:
@@ -66,21 +82,21 @@ def load_mnist_c_translate(root: str | Path, split: str = "test") -> LabelledIma
 
     Raises:
         FileNotFoundError: a file is missing; the message names it and says where to get it.
-        ValueError: a file is not what MNIST-C has there.
+        ValueError: a file is not what MNIST-C has there, or there is no such corruption or split.
 
     Source: Mu and Gilmer, MNIST-C: A Robustness Benchmark for Computer Vision, 2019.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'; got {split!r}")
-    folder = next((path for path in (Path(root), Path(root) / "mnist_c") if (path / "translate").is_dir()), Path(root))
-    images_path, labels_path = (folder / "translate" / f"{split}_{kind}.npy" for kind in ("images", "labels"))
-    images, labels = _load_npy(images_path), _load_npy(labels_path)
-    if images.ndim != 4 or images.shape[1:] != (28, 28, 1) or images.dtype != np.uint8:
-        raise ValueError(f"{images_path} must be uint8 [N, 28, 28, 1]; got {images.dtype} {list(images.shape)}")
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{labels_path} must be whole numbers [N]; got {labels.dtype} {list(labels.shape)}")
-    labels = labels.astype(np.int64)
-    return _labelled(torch.from_numpy(images[..., 0]), torch.from_numpy(labels), images_path, labels_path)
+    _checks.one_of("corruption", corruption, (*MNIST_CORRUPTIONS, "identity"))
+    _checks.one_of("split", split, ("train", "test"))
+    folder = next((path for path in _mnist_c_folders(Path(root)) if (path / corruption).is_dir()), Path(root))
+    images_path, labels_path = (folder / corruption / f"{split}_{kind}.npy" for kind in ("images", "labels"))
+    pixels = image_array(read_npy(images_path, _MNIST_C_SOURCE), images_path, 28, 28, 1)
+    labels = label_array(read_npy(labels_path, _MNIST_C_SOURCE), labels_path, len(pixels), 10)
+    return ArrayImages(pixels, labels).in_memory()
+
+
+def _mnist_c_folders(root: Path) -> tuple[Path, Path]:
+    return root / "mnist_c", root
 
 
 def _load_idx(root: Path, images_name: str, labels_name: str) -> LabelledImages:
@@ -122,16 +138,6 @@ def _read_idx(path: Path, read: Callable[[str], Tensor]) -> Tensor:
         gzip.BadGzipFile,
     ) as error:
         raise ValueError(f"{path} is not a whole IDX file of MNIST: {error or type(error).__name__}") from error
-
-
-def _load_npy(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"MNIST-C file {path} is missing; get it from {_MNIST_C_SOURCE} and unpack it there")
-    try:
-        # Without pickle a file can hold numbers only: loading it runs no code.
-        return np.load(path, allow_pickle=False)
-    except (EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole .npy file of numbers: {error}") from error
 
 
 def _labelled(images: Tensor, labels: Tensor, images_path: Path, labels_path: Path) -> LabelledImages:

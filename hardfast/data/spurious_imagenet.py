@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import torch
 
+from hardfast.data import imagenet
 from hardfast.data.grouped_splits import GroupedSplits
 from hardfast.data.groups import GroupedImages
 from hardfast.data.image_files import ImageFiles, JoinedImages, list_images
-from hardfast.ops import _checks
 
 GROUP_NAMES = ("class", "spurious feature alone")
 
 _SOURCE = "https://github.com/YanNeu/spurious_imagenet (images_100_classes.zip, see setup_download.sh)"
-_IMAGENET_SOURCE = "https://image-net.org/download.php (ILSVRC2012, unpacked into a folder a class)"
 
 
 def load_spurious_imagenet(
@@ -50,15 +48,13 @@ def load_spurious_imagenet(
     Source: Neuhaus et al., Spurious Features Everywhere: Large-Scale Detection of Harmful Spurious Features in
     ImageNet, 2023.
     """
-    _checks.integer("validation_per_class", validation_per_class, 1)
-    wnids, class_names = imagenet_classes()
+    wnids, class_names = imagenet.imagenet_classes()
     imagenet_root = Path(imagenet_root)
-    kept, held_out = _train_files(imagenet_root / "train", wnids, validation_per_class, split_seed)
+    kept, held_out = imagenet.training_files(imagenet_root / "train", wnids, validation_per_class, split_seed)
     shown, spurious = _test_files(Path(root), imagenet_root / "val", wnids)
 
-    def files(entries: list[tuple[Path, int]], resize: int | None) -> ImageFiles:
-        labels = torch.tensor([label for _, label in entries], dtype=torch.int64)
-        return ImageFiles([path for path, _ in entries], labels, size, resize=resize, threads=threads)
+    def files(entries: imagenet.Entries, resize: int | None) -> ImageFiles:
+        return imagenet.image_files(entries, size, resize, threads)
 
     def one_group(images: ImageFiles) -> GroupedImages:
         return GroupedImages(images, torch.zeros(len(images), dtype=torch.int64), GROUP_NAMES)
@@ -73,47 +69,7 @@ def load_spurious_imagenet(
     )
 
 
-def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The WordNet numbers of ImageNet's 1,000 classes in the order of their labels, and a name for each.
-
-    Where two classes have the same name, what WordNet says of each is added.
-    """
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo("imagenet-1k")
-    names = [info.index_to_description(label).split(",")[0] for label in range(info.num_classes())]
-    shared = Counter(names)
-    for label, name in enumerate(names):
-        if shared[name] > 1:
-            names[label] = f"{name} ({info.index_to_description(label, detailed=True).split(': ', 1)[1]})"
-    return tuple(info.label_names()), tuple(names)
-
-
-def _train_files(
-    folder: Path, wnids: tuple[str, ...], held_out_count: int, seed: int
-) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if not classes:
-        raise FileNotFoundError(f"folder {folder} is missing or has no class folders; get it from {_IMAGENET_SOURCE}")
-    generator = torch.Generator().manual_seed(seed)
-    kept: list[tuple[Path, int]] = []
-    held_out: list[tuple[Path, int]] = []
-    for path in classes:
-        if path.name not in wnids:
-            raise ValueError(f"folders of {folder} must be named by ImageNet's WordNet numbers, got {path.name!r}")
-        files = list_images(path, _IMAGENET_SOURCE)
-        if len(files) <= held_out_count:
-            raise ValueError(f"validation_per_class must be less than the {len(files)} images of {path}")
-        order = torch.randperm(len(files), generator=generator).tolist()
-        label = wnids.index(path.name)
-        held_out += [(files[i], label) for i in sorted(order[:held_out_count])]
-        kept += [(files[i], label) for i in sorted(order[held_out_count:])]
-    return kept, held_out
-
-
-def _test_files(
-    root: Path, validation: Path, wnids: tuple[str, ...]
-) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+def _test_files(root: Path, validation: Path, wnids: tuple[str, ...]) -> tuple[imagenet.Entries, imagenet.Entries]:
     """Validation images of the classes with spurious images, and these."""
     root = root / "images" if (root / "images").is_dir() else root
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
@@ -122,7 +78,7 @@ def _test_files(
     spurious = [(file, _class_of(folder, len(wnids))) for folder in folders for file in list_images(folder, _SOURCE)]
     shown = []
     for label in sorted({label for _, label in spurious}):
-        shown += [(file, label) for file in list_images(validation / wnids[label], _IMAGENET_SOURCE)]
+        shown += [(file, label) for file in list_images(validation / wnids[label], imagenet.SOURCE)]
     return shown, spurious
 
 

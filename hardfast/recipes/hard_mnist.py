@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from hardfast.data.mnist import load_mnist, load_mnist_c_translate
+from hardfast.data.mnist import load_mnist, load_mnist_c
 from hardfast.data.shifts import ShiftedSet
 from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
 from hardfast.recipes.recipe import Published, TeacherConfig, earlier_code, our_choice
@@ -97,7 +97,7 @@ class HardMnistMlp(HardRecipe):
         shown = splits.test[: config.shift_images]
         max_shift = 1 if self.smoke else config.max_shift_px
         shifts = ShiftedSet(shown.images, shown.labels, max_shift)
-        return ExperimentData(splits, shifts, load_mnist_c_translate(config.mnist_c_root))
+        return ExperimentData(splits, shifts, load_mnist_c(config.mnist_c_root, "translate"))
 
 
 @dataclass(frozen=True)
