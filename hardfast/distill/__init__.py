@@ -1,17 +1,22 @@
 """Distillation with learned augmentations: objectives, alternation, training steps and a plain trainer."""
 
-from hardfast.distill.alternation import Alternation, FixedRatio, Thresholds
+from hardfast.distill.alternation import Alternation, Budget, FixedRatio, Thresholds
 from hardfast.distill.constant import held_constant
 from hardfast.distill.evaluate import ShiftAccuracy, accuracy, accuracy_per_shift, group_accuracies, predict_logits
+from hardfast.distill.execution import CompiledAugmentor, Execution
 from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
 from hardfast.distill.spurious import SpuriousScores, class_probabilities, spurious_scores
-from hardfast.distill.step import augmentor_step, student_step, supervised_step
+from hardfast.distill.step import AugmentorStep, augmentor_step, student_step, supervised_step
 from hardfast.distill.trainer import Trainer, TrainerConfig, TrainingSummary
 
 __all__ = [
     "Alternation",
     "AugmentorObjective",
+    "AugmentorStep",
     "AugmentorTerms",
+    "Budget",
+    "CompiledAugmentor",
+    "Execution",
     "FixedRatio",
     "ShiftAccuracy",
     "SpuriousScores",

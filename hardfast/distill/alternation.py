@@ -53,6 +53,40 @@ class FixedRatio:
         self._since_augmentor = int(state["since_augmentor"])
 
 
+class Budget:
+    """A number of augmentor steps in all, spread evenly over the student steps. Never reads the disagreement.
+
+    The ``k``-th of ``N`` comes after student step ``ceil(k * (S - 1) / N)`` of ``S``: never before the student has
+    learned, and the last one just before the last student step, which still learns from it. ``N`` may exceed ``S``.
+
+    Args:
+        augmentor_steps: ``N`` >= 1.
+        student_steps: ``S`` >= 2, of the whole training.
+    """
+
+    def __init__(self, augmentor_steps: int, student_steps: int) -> None:
+        _check_count("augmentor_steps", augmentor_steps)
+        _check_count("student_steps", student_steps, 2)
+        self.augmentor_steps = augmentor_steps
+        self.student_steps = student_steps
+        self._taken = {"student": 0, "augmentor": 0}
+
+    @property
+    def phase(self) -> Phase:
+        last = self.student_steps - 1
+        due = min(self._taken["student"], last) * self.augmentor_steps // last
+        return "augmentor" if self._taken["augmentor"] < due else "student"
+
+    def update(self, disagreement: Tensor | float) -> None:
+        self._taken[self.phase] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._taken)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._taken = {name: int(state[name]) for name in self._taken}
+
+
 class Thresholds:
     """Trains the student until the disagreement is below ``lower``, then the augmentor until it is above
     ``upper``.
@@ -109,8 +143,8 @@ class Thresholds:
         self._steps_in_phase = 0
 
 
-def _check_count(name: str, value: int) -> None:
+def _check_count(name: str, value: int, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number; got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be >= 1; got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}; got {value}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hardfast.ops import kl_disagreement
+from hardfast.ops import _checks, kl_disagreement
+from hardfast.ops.kl_disagreement import DIVERGENCES
 
 FORMS = ("saturating", "non_saturating")
 
@@ -53,14 +54,17 @@ class StudentObjective:
     Args:
         temperature: ``T`` > 0.
         clean_weight: weight of the term on clean images, >= 0.
+        divergence: in place of the KL divergence, as :func:`hardfast.kl_disagreement` takes it.
     """
 
     temperature: float = 1.0
     clean_weight: float = 1.0
+    divergence: str = "forward"
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
         _check_weight("clean_weight", self.clean_weight)
+        _checks.one_of("divergence", self.divergence, DIVERGENCES)
 
     def __call__(
         self,
@@ -74,14 +78,15 @@ class StudentObjective:
         Raises:
             ValueError: the logits of only one network are given for the augmented images.
         """
-        clean = kl_disagreement(student_clean, teacher_clean, temperature=self.temperature)
+        options: Any = {"temperature": self.temperature, "divergence": self.divergence}
+        clean = kl_disagreement(student_clean, teacher_clean, **options)
         if student_augmented is None and teacher_augmented is None:
             return StudentTerms(clean, clean.detach(), None)
         if student_augmented is None or teacher_augmented is None:
             raise ValueError("student_augmented and teacher_augmented must be given together; got only one of them")
-        augmented = kl_disagreement(student_augmented, teacher_augmented, temperature=self.temperature)
+        augmented = kl_disagreement(student_augmented, teacher_augmented, **options)
         with torch.no_grad():
-            consistency = kl_disagreement(teacher_augmented, teacher_clean, temperature=self.temperature)
+            consistency = kl_disagreement(teacher_augmented, teacher_clean, **options)
         return StudentTerms(augmented + self.clean_weight * clean, augmented.detach(), consistency)
 
 
@@ -102,12 +107,14 @@ class AugmentorObjective:
         teacher_weight: >= 0; how strongly the teacher's answer is held.
         student_weight: >= 0; how strongly disagreement is sought.
         form: ``"saturating"`` or ``"non_saturating"``.
+        divergence: of ``D``, as :func:`hardfast.kl_disagreement` takes it.
     """
 
     temperature: float = 1.0
     teacher_weight: float = 1.0
     student_weight: float = 1.0
     form: str = "saturating"
+    divergence: str = "forward"
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
@@ -115,11 +122,13 @@ class AugmentorObjective:
         _check_weight("student_weight", self.student_weight)
         if self.form not in FORMS:
             raise ValueError(f"form must be one of {list(FORMS)}; got {self.form!r}")
+        _checks.one_of("divergence", self.divergence, DIVERGENCES)
 
     def __call__(self, student_augmented: Tensor, teacher_augmented: Tensor, teacher_clean: Tensor) -> AugmentorTerms:
         """Combines logits ``[B, K]``; gradients run through both augmented arguments."""
-        disagreement = kl_disagreement(student_augmented, teacher_augmented, temperature=self.temperature)
-        consistency = kl_disagreement(teacher_augmented, teacher_clean, temperature=self.temperature)
+        options: Any = {"temperature": self.temperature, "divergence": self.divergence}
+        disagreement = kl_disagreement(student_augmented, teacher_augmented, **options)
+        consistency = kl_disagreement(teacher_augmented, teacher_clean, **options)
         sought = disagreement
         if self.form == "non_saturating":
             sought = (disagreement + _SMALLEST_DISAGREEMENT).log()

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from hardfast.distill.constant import held_constant
-from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
+from hardfast.distill.objectives import AugmentorObjective, StudentObjective, StudentTerms
+
+
+class AugmentorStep(NamedTuple):
+    """What an augmentor step leaves, without gradients.
+
+    Args:
+        loss: what the augmentor minimised.
+        disagreement: ``D(s(x~), t(x~))``.
+        teacher_consistency: ``D(t(x~), t(x))``.
+        images: as augmented before the step, ``[B, C, H, W]``; a student step can train on them (``generated``) and
+            so saves a warp and the teacher's forward.
+        teacher_logits: the teacher's on ``images``, ``[B, K]``.
+    """
+
+    loss: Tensor
+    disagreement: Tensor
+    teacher_consistency: Tensor
+    images: Tensor
+    teacher_logits: Tensor
 
 
 def student_step(
@@ -37,8 +58,9 @@ def student_step(
         objective: combines the logits into the loss.
         augmentor: maps ``(images, generator)`` to images of the same shape; None for plain distillation.
         teacher_clean: the teacher's logits on ``images``, ``[B, K]``, to save their computation.
-        generated: images ``[B, C, H, W]`` in place of augmented ones, and the teacher's logits on them; they show other
-            things than ``images``, so there is no consistency to tell.
+        generated: images ``[n, C, H, W]`` in place of augmented ones, and the teacher's logits on them: those of a
+            generator, or those that :func:`augmentor_step` returns. They show other things than ``images``, so there is
+            no consistency to tell.
         generator: source of the augmentor's noise.
 
     Returns:
@@ -80,7 +102,7 @@ def augmentor_step(
     *,
     teacher_clean: Tensor | None = None,
     generator: torch.Generator | None = None,
-) -> AugmentorTerms:
+) -> AugmentorStep:
     """Moves the augmentor towards images on which the student fails and the teacher holds its answer.
 
     Student and teacher are constants: neither their parameters, nor the gradients stored there, nor their
@@ -97,16 +119,17 @@ def augmentor_step(
         generator: source of the augmentor's noise.
 
     Returns:
-        The loss and its parts, detached; nothing is read from the device.
+        The loss and its parts, and what the teacher was shown and said; detached, nothing is read from the device.
     """
     with held_constant(student, teacher):
         if teacher_clean is None:
             with torch.no_grad():
                 teacher_clean = teacher(images)
         augmented = augmentor(images, generator)
-        terms = objective(student(augmented), teacher(augmented), teacher_clean)
+        teacher_augmented = teacher(augmented)
+        terms = objective(student(augmented), teacher_augmented, teacher_clean)
         _descend(terms.loss, optimizer)
-    return AugmentorTerms(*(term.detach() for term in terms))
+    return AugmentorStep(*(value.detach() for value in (*terms, augmented, teacher_augmented)))
 
 
 def supervised_step(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -18,10 +19,11 @@ from hardfast.data.image_set import ImageSet
 from hardfast.distill.alternation import Alternation
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.evaluate import accuracy, predict_logits
-from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective
+from hardfast.distill.execution import Execution
+from hardfast.distill.objectives import AugmentorObjective, StudentObjective
 from hardfast.distill.run_dir import MethodDir
 from hardfast.distill.snapshots import SnapshotRecorder
-from hardfast.distill.step import augmentor_step, student_step, supervised_step
+from hardfast.distill.step import AugmentorStep, augmentor_step, student_step, supervised_step
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class TrainerConfig:
         student_objective: what a student with a teacher minimises.
         augmentor_objective: what the augmentor minimises.
         label_smoothing: in [0, 1], of a network without a teacher.
+        ema_decay: of the moving average of the weights, in [0, 1); 0 for none. After ``n`` steps it is at most
+            ``1 - (1 + n)**(-2/3)``, so that the average soon forgets the start.
+        reuse_augmented: whether the student's next step trains on the images that an augmentor step made, with the
+            teacher's answers that are there already.
+        cache_teacher: whether the teacher answers the clean images once, before training: ``[N, K]`` float32 in memory.
+        execution: how the networks are run.
         validate_every: student steps from one validation and checkpoint to the next, >= 1.
         log_every: steps of a phase from one line of metrics to the next, >= 1.
         snapshots: number of snapshots of the augmentor, >= 2.
@@ -54,6 +62,10 @@ class TrainerConfig:
     student_objective: StudentObjective = field(default_factory=StudentObjective)
     augmentor_objective: AugmentorObjective = field(default_factory=AugmentorObjective)
     label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    reuse_augmented: bool = True
+    cache_teacher: bool = True
+    execution: Execution = field(default_factory=Execution)
     validate_every: int = 200
     log_every: int = 20
     snapshots: int = 9
@@ -71,6 +83,8 @@ class TrainerConfig:
                 raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
         if not 0 <= self.label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1]; got {self.label_smoothing}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
         if self.snapshots < 2:
             raise ValueError(f"snapshots must be >= 2 (the first and the last step); got {self.snapshots}")
 
@@ -96,7 +110,8 @@ class Trainer:
 
     Without a teacher the network learns from labels. With a teacher it is a student of the teacher's answers;
     with an augmentor too, on augmented images as well; and with an alternation the augmentor learns. With generated
-    images it sees as many of these as of the others.
+    images it sees as many of these as of the others. What is validated, and what :attr:`trained` gives, is the moving
+    average of the weights where there is one.
 
     Args:
         model: the network to train; the images are moved to its device.
@@ -107,6 +122,7 @@ class Trainer:
         augmentor: needs a teacher.
         alternation: when the augmentor learns; None if never. Needs an augmentor.
         generated: more images for the student, such as those of the generator. Needs a teacher, and no augmentor.
+        transform: changes the images of a network that learns from labels and leaves the labels true. Needs no teacher.
         first_step: steps that the network took before, for the log.
         seed: of batches, noise and dropout, >= 0.
         directory: where metrics, weights, state and snapshots go; None for nowhere.
@@ -124,6 +140,7 @@ class Trainer:
         augmentor: Augmentor | None = None,
         alternation: Alternation | None = None,
         generated: ImageSet | None = None,
+        transform: Augmentor | None = None,
         first_step: int = 0,
         seed: int = 0,
         directory: MethodDir | None = None,
@@ -138,6 +155,8 @@ class Trainer:
                 "generated needs images, a teacher and no augmentor; "
                 f"got {len(generated)} images, {teacher and 'a teacher'} and {augmentor and 'an augmentor'}"
             )
+        if transform is not None and teacher is not None:
+            raise ValueError("transform is for networks that learn from labels; got a teacher as well")
         if len(train) == 0 or len(validation) == 0:
             raise ValueError(f"train and validation must hold images; got {len(train)} and {len(validation)}")
         self.model = model
@@ -156,6 +175,7 @@ class Trainer:
         self.last_accuracy = math.nan
         self._device = next(model.parameters()).device
         self.generated = generated
+        self.transform = transform
         self.first_step = first_step
         self._seed = seed
         self._noise = torch.Generator(self._device).manual_seed(seed)
@@ -167,15 +187,24 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        self._ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self._augmentor_optimizer: torch.optim.Adam | None = None
+        # No checkpoint needs it: it is used by the next student step, and a checkpoint comes after one.
+        self._unused: AugmentorStep | None = None
         self._snapshots: SnapshotRecorder | None = None
         if augmentor is not None:
             images = self._load(train, torch.arange(min(config.snapshot_images, len(train))))
             self._snapshots = SnapshotRecorder(augmentor, images, config.steps, config.snapshots, seed)
         if augmentor is not None and alternation is not None:
-            self._augmentor_optimizer = torch.optim.Adam(augmentor.parameters(), lr=config.augmentor_learning_rate)
+            self._augmentor_optimizer = torch.optim.Adam(
+                augmentor.parameters(), lr=config.augmentor_learning_rate, fused=True
+            )
+        execution = config.execution
+        self._run_model = execution.network(model)
+        self._run_teacher = None if teacher is None else execution.network(teacher)
+        self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor)
         # Clean images are never changed on the way, so the teacher answers each of them once.
-        self._teacher_clean = None if teacher is None else predict_logits(teacher, train)
+        self._teacher_clean = predict_logits(teacher, train) if teacher is not None and config.cache_teacher else None
         self._teacher_generated = None if teacher is None or generated is None else predict_logits(teacher, generated)
         self._clock = (time.perf_counter(), 0)
 
@@ -195,6 +224,9 @@ class Trainer:
             disable=True if self.progress is None else None,
         )
         self._clock = (time.perf_counter(), self.step)
+        if self.config.execution.compile:
+            # PyTorch keeps a limited number of compiled graphs for each class; those of other trainings are done with.
+            torch.compiler.reset()
         with bar, self._own_random_state():
             self.model.train()
             self._record_snapshot()
@@ -208,6 +240,11 @@ class Trainer:
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self._validate()
         return TrainingSummary(self.step, self.augmentor_steps, self.last_accuracy, self.best_accuracy, self.best_step)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network to use: the moving average of the weights, or the model itself where there is none."""
+        return self.model if self._ema is None else self._ema.module
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a trainer of the same arguments needs to go on bitwise as this one would."""
@@ -248,6 +285,7 @@ class Trainer:
             "augmentor": self.augmentor,
             "augmentor_optimizer": self._augmentor_optimizer,
             "alternation": self.alternation,
+            "ema": self._ema,
             "snapshots": self._snapshots,
         }
         return {name: part for name, part in parts.items() if part is not None}
@@ -274,52 +312,60 @@ class Trainer:
         index = self._batches.indices(self.step)
         images = self._load(self.train, index)
         disagreement = consistency = None
-        if self.teacher is None:
+        if self._run_teacher is None:
             labels = self.train.labels[index.to(self.train.labels.device)].to(self._device)
             smoothing = self.config.label_smoothing
-            loss = supervised_step(self.model, images, labels, self._optimizer, label_smoothing=smoothing)
+            if self.transform is not None:
+                images = self.config.execution.images(self.transform(images, self._noise))
+            loss = supervised_step(self._run_model, images, labels, self._optimizer, label_smoothing=smoothing)
         else:
+            reused, self._unused = self._unused, None
+            others = self._generated_batch() if reused is None else (reused.images, reused.teacher_logits)
             loss, disagreement, consistency = student_step(
-                self.model,
-                self.teacher,
+                self._run_model,
+                self._run_teacher,
                 images,
                 self._optimizer,
                 self.config.student_objective,
-                augmentor=self.augmentor,
-                teacher_clean=None if self._teacher_clean is None else self._teacher_clean[index.to(self._device)],
-                generated=self._generated_batch(),
+                augmentor=self._run_augmentor if others is None else None,
+                teacher_clean=self._teacher_answers(index),
+                generated=others,
                 generator=self._noise,
             )
+            if reused is not None:
+                consistency = reused.teacher_consistency
         self.step += 1
+        if self._ema is not None:
+            self._ema.update(self.model, step=self.step)
         if self.alternation is not None and disagreement is not None:
             self.alternation.update(disagreement)
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             self._log_student(bar, loss, disagreement, consistency)
 
     def _augmentor_step(self) -> None:
-        assert self.augmentor is not None
+        assert self._run_augmentor is not None
         assert self.alternation is not None
-        assert self.teacher is not None
+        assert self._run_teacher is not None
         assert self._augmentor_optimizer is not None
-        assert self._teacher_clean is not None
         index = self._other_batches.indices(self.augmentor_steps)
         rate = self.config.augmentor_learning_rate * self.config.schedule(self.step)
         _set_learning_rate(self._augmentor_optimizer, rate)
-        terms = augmentor_step(
-            self.augmentor,
-            self.model,
-            self.teacher,
+        taken = augmentor_step(
+            self._run_augmentor,
+            self._run_model,
+            self._run_teacher,
             self._load(self.train, index),
             self._augmentor_optimizer,
             self.config.augmentor_objective,
-            teacher_clean=self._teacher_clean[index.to(self._device)],
+            teacher_clean=self._teacher_answers(index),
             generator=self._noise,
         )
+        self._unused = taken if self.config.reuse_augmented else None
         self.augmentor_steps += 1
-        self.alternation.update(terms.disagreement)
+        self.alternation.update(taken.disagreement)
         # Its first step is always logged, so that a short run has a line of this phase.
         if self.augmentor_steps % self.config.log_every == 1 or self.config.log_every == 1:
-            self._log_augmentor(terms)
+            self._log_augmentor(taken)
 
     def _log_student(self, bar: tqdm, loss: Tensor, disagreement: Tensor | None, consistency: Tensor | None) -> None:
         scalars = {"student_loss": _finite(loss, "student_loss", self.step)}
@@ -336,12 +382,12 @@ class Trainer:
         bar.set_postfix(loss=f"{scalars['student_loss']:.3f}", refresh=False)
         self._log(phase="student", **scalars)
 
-    def _log_augmentor(self, terms: AugmentorTerms) -> None:
+    def _log_augmentor(self, taken: AugmentorStep) -> None:
         self._log(
             phase="augmentor",
-            augmentor_loss=_finite(terms.loss, "augmentor_loss", self.step),
-            disagreement=float(terms.disagreement),
-            teacher_consistency=float(terms.teacher_consistency),
+            augmentor_loss=_finite(taken.loss, "augmentor_loss", self.step),
+            disagreement=float(taken.disagreement),
+            teacher_consistency=float(taken.teacher_consistency),
             **self._augmentor_scalars(),
         )
 
@@ -351,7 +397,10 @@ class Trainer:
         return {**self.augmentor.scalars(), "augmentor_steps": self.augmentor_steps}
 
     def _load(self, images: ImageSet, index: Tensor) -> Tensor:
-        return images.load(index).to(self._device)
+        return self.config.execution.images(images.load(index).to(self._device))
+
+    def _teacher_answers(self, index: Tensor) -> Tensor | None:
+        return None if self._teacher_clean is None else self._teacher_clean[index.to(self._device)]
 
     def _generated_batch(self) -> tuple[Tensor, Tensor] | None:
         """Generated images of this step, and the teacher's logits on them."""
@@ -369,7 +418,7 @@ class Trainer:
             self._snapshots.record(self.step)
 
     def _validate(self) -> None:
-        self.last_accuracy = accuracy(self.model, self.validation, self.validation.labels)
+        self.last_accuracy = accuracy(self.trained, self.validation, self.validation.labels)
         self._log(split="validation", validation_accuracy=self.last_accuracy)
         # Of equally good weights the later ones have learned more: a small validation set has many ties.
         is_best = self.last_accuracy >= self.best_accuracy
@@ -379,8 +428,10 @@ class Trainer:
         if self.directory is None:
             return
         if is_best:
-            self.directory.save_weights("best", self.model)
+            self.directory.save_weights("best", self.trained)
         self.directory.save_weights("last", self.model)
+        if self._ema is not None:
+            self.directory.save_weights("ema", self.trained)
         if self.augmentor is not None and self._snapshots is not None:
             self.directory.save_weights("augmentor", self.augmentor)
             self.directory.save_arrays("snapshots", **self._snapshots.arrays())

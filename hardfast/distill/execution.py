@@ -1,0 +1,83 @@
+"""How networks are run: compiled or not, in which precision, in which memory format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hardfast.augment import Augmentor
+from hardfast.ops import _checks
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+class _Autocast(nn.Module):
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, self.dtype):
+            return self.network(images).float()
+
+
+class CompiledAugmentor(nn.Module):
+    """An augmentor of which all but the random numbers is one compiled graph; it shares the augmentor's parameters.
+
+    Args:
+        augmentor: any; every shape of images is compiled once.
+    """
+
+    def __init__(self, augmentor: Augmentor) -> None:
+        super().__init__()
+        self.augmentor = augmentor
+        self._transform = torch.compile(augmentor.transform, fullgraph=True, dynamic=False)
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draws and renders, as the augmentor does."""
+        return self._transform(images, self.augmentor.noise(images, generator))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a training runs its networks. The defaults are plain PyTorch.
+
+    Args:
+        compile: whether student, teacher and augmentor are compiled, each as one graph without a break. Shapes are
+            static: batches of one size are compiled in the first few steps and never again.
+        precision: of the networks' layers, ``"float32"`` or ``"bfloat16"`` (autocast). Weights, losses, positions of
+            warps and optimisers are float32 in either.
+        channels_last: whether images and convolutions' weights have their channels innermost.
+    """
+
+    compile: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.one_of("precision", self.precision, PRECISIONS)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """That of images and convolutions' weights."""
+        return torch.channels_last if self.channels_last else torch.preserve_format
+
+    def network(self, network: nn.Module) -> nn.Module:
+        """The network as it is run in training: same parameters, images ``[B, C, H, W]`` to float32 logits."""
+        network.to(memory_format=self.memory_format)
+        if self.precision == "bfloat16":
+            network = _Autocast(network, torch.bfloat16)
+        # A compiled module is a module, and torch.compile's type says less.
+        return torch.compile(network, fullgraph=True, dynamic=False) if self.compile else network  # type: ignore[return-value]
+
+    def augmentor(self, augmentor: Augmentor) -> nn.Module:
+        """The augmentor as it is run in training: same parameters."""
+        return CompiledAugmentor(augmentor) if self.compile else augmentor
+
+    def images(self, images: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` as the networks take them."""
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
