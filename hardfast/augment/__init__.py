@@ -1,8 +1,28 @@
 """Augmentors: learned distributions of hard inputs, for HARD's loop and ConfiG's search alike."""
 
-from hardfast.augment.affine import AffineAugmentor, MeanStd
-from hardfast.augment.augmentor import Augmentor
+from hardfast.augment.affine import AffineAugmentor
+from hardfast.augment.augmentor import Augmentor, MeanStd
+from hardfast.augment.color import ColorAugmentor
+from hardfast.augment.distribution import GaussianAugmentor
+from hardfast.augment.flow import FlowAugmentor
 from hardfast.augment.generative import DiffusionAugmentor, LatentAugmentor
 from hardfast.augment.mix import CutMix, MixUp
+from hardfast.augment.projective import ProjectiveAugmentor
+from hardfast.augment.thin_plate import ThinPlateAugmentor
+from hardfast.augment.warp import WarpAugmentor
 
-__all__ = ["AffineAugmentor", "Augmentor", "CutMix", "DiffusionAugmentor", "LatentAugmentor", "MeanStd", "MixUp"]
+__all__ = [
+    "AffineAugmentor",
+    "Augmentor",
+    "ColorAugmentor",
+    "CutMix",
+    "DiffusionAugmentor",
+    "FlowAugmentor",
+    "GaussianAugmentor",
+    "LatentAugmentor",
+    "MeanStd",
+    "MixUp",
+    "ProjectiveAugmentor",
+    "ThinPlateAugmentor",
+    "WarpAugmentor",
+]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+class MeanStd(NamedTuple):
+    """Mean and standard deviation of one quantity of a distribution."""
+
+    mean: float
+    std: float
 
 
 class Augmentor(nn.Module):
@@ -62,3 +69,7 @@ class Augmentor(nn.Module):
     def arrays(self) -> dict[str, Tensor]:
         """What a training keeps of the distribution beside its images."""
         return {}
+
+    def describe(self, size: tuple[int, int]) -> dict[str, MeanStd]:
+        """The distribution in human units, of what happens to the content of images of ``size``, (height, width)."""
+        raise NotImplementedError

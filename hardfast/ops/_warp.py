@@ -79,7 +79,7 @@ def warp_image(
         return op(image, *inputs, fill, color, *rules)
     # In the dtype of the arithmetic, so that pixels are rounded once, after the colour.
     output = op(image.to(dtype), *inputs, fill, None, *rules)
-    return to_pixel_dtype(_colored(output, color), image.dtype)
+    return to_pixel_dtype(colored(output, color), image.dtype)
 
 
 def _whole_numbers(values: Any) -> list[int] | None:
@@ -167,7 +167,7 @@ def _refuse_gradients_of_bytes(image: Tensor, inputs: Sequence[Tensor | None]) -
         )
 
 
-def _colored(output: Tensor, color: Tensor) -> Tensor:
+def colored(output: Tensor, color: Tensor) -> Tensor:
     """``reference._sampling.colored`` as one matrix product that keeps the memory format."""
     batch = output.shape[0] if color.shape[0] == 1 else color.shape[0]
     pixels = output.flatten(2).expand(batch, -1, -1)  # [B, C, H * W]
