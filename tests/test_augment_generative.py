@@ -126,7 +126,7 @@ def test_latent_augmentor_is_the_autoencoder_around_moved_codes():
     encode, decode = networks()
     augmentor = LatentAugmentor(encode, decode, CODE, initial_scale=0.3).double()
     images = pictures()
-    moves = 0.3 * torch.randn(3, *CODE, generator=seeded(6))
+    moves = 0.3 * torch.randn(3, *CODE, dtype=torch.float64, generator=seeded(6))
     expected = decode(encode(images) + moves)
     torch.testing.assert_close(augmentor(images, seeded(6)), expected, atol=1e-6, rtol=0)
 

@@ -5,7 +5,9 @@ from hardfast.augment.augmentor import Augmentor, MeanStd
 from hardfast.augment.color import ColorAugmentor
 from hardfast.augment.distribution import GaussianAugmentor
 from hardfast.augment.flow import FlowAugmentor
-from hardfast.augment.generative import DiffusionAugmentor, LatentAugmentor
+from hardfast.augment.generative import DiffusionAugmentor
+from hardfast.augment.hierarchical import HierarchicalAugmentor
+from hardfast.augment.latent import LatentAugmentor
 from hardfast.augment.mix import CutMix, MixUp
 from hardfast.augment.projective import ProjectiveAugmentor
 from hardfast.augment.thin_plate import ThinPlateAugmentor
@@ -19,6 +21,7 @@ __all__ = [
     "DiffusionAugmentor",
     "FlowAugmentor",
     "GaussianAugmentor",
+    "HierarchicalAugmentor",
     "LatentAugmentor",
     "MeanStd",
     "MixUp",
