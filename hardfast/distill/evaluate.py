@@ -1,19 +1,42 @@
-"""Accuracy of a network, on a set of images and under every shift of them."""
+"""How well networks answer, on sets of images and under every shift of them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Hashable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
 
 from hardfast.data.groups import GroupedImages
 from hardfast.data.image_set import ImageSet
 from hardfast.data.shifts import ShiftedSet
 from hardfast.distill.constant import held_constant
+
+_Key = TypeVar("_Key", bound=Hashable)
+_CALIBRATION_BINS = 15
+
+
+class SetMetrics(NamedTuple):
+    """What :func:`measure` finds of a network on a set; None where it has no teacher.
+
+    Args:
+        accuracy: share of the images whose largest logit is at the label.
+        agreement: share of the images for which network and teacher give the same answer.
+        kl_to_teacher: mean of ``KL(teacher || network)`` in nats, at temperature 1.
+        calibration_error: expected calibration error, with 15 bins of equal width.
+        nll: mean negative log-likelihood of the labels, in nats.
+    """
+
+    accuracy: float
+    agreement: float | None
+    kl_to_teacher: float | None
+    calibration_error: float
+    nll: float
 
 
 class ShiftAccuracy(NamedTuple):
@@ -79,12 +102,123 @@ def group_accuracies(model: nn.Module, tested: GroupedImages, batch_size: int = 
     }
 
 
+@torch.no_grad()
+def measure(
+    networks: Mapping[_Key, nn.Module],
+    images: ImageSet,
+    *,
+    teachers: Mapping[_Key, _Key] | None = None,
+    classes: Tensor | None = None,
+    batch_size: int = 256,
+    progress: str | None = None,
+) -> dict[_Key, SetMetrics]:
+    """Measures networks in evaluation mode on a set, each image of which is loaded once for all of them.
+
+    Args:
+        networks: by a key of your choice; all on one device.
+        images: at least one; loaded chunk by chunk.
+        teachers: for networks that have one, its key among ``networks``.
+        classes: ``[S]``, int64, different: the answers to choose from, of which every label is one; the logits of all
+            others are left out, for the teacher too. None for all.
+        batch_size: of the chunks, >= 1.
+        progress: label of a progress bar; None for no bar.
+
+    Returns:
+        The metrics of each network, from exact counts and sums in float64.
+
+    Memory: logits of one chunk, and two numbers per image and network for the calibration.
+
+    Errors: ``ValueError`` names what does not fit.
+
+    Source: calibration error: Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    if batch_size < 1 or len(images) == 0:
+        raise ValueError(f"batch_size and the number of images must be >= 1, got {batch_size} and {len(images)}")
+    labels = images.labels.cpu()
+    places = labels if classes is None else _places(labels, classes)
+    teachers = teachers or {}
+    device = _device(*networks.values())
+    width = 1 + int((labels if classes is None else classes).max())
+    tallies = {key: _Tally(len(images), width, device, has_teacher=key in teachers) for key in networks}
+    chosen = None if classes is None else classes.to(device)
+    with held_constant(*networks.values()):
+        chunks = torch.arange(len(images)).split(batch_size)
+        for index in tqdm(chunks, progress, leave=False, disable=progress is None):
+            batch, target = images.load(index).to(device), places[index].to(device)
+            logits = {key: _answers(model, batch, width, chosen) for key, model in networks.items()}
+            for key, tally in tallies.items():
+                tally.add(logits[key], target, logits[teachers[key]] if key in teachers else None)
+    return {key: tally.metrics() for key, tally in tallies.items()}
+
+
+class _Tally:
+    """Counts and sums of one network over a set, on its device until they are asked for."""
+
+    def __init__(self, count: int, classes: int, device: torch.device | None, *, has_teacher: bool) -> None:
+        # Importing torchmetrics takes a second, which only evaluation needs to wait.
+        from torchmetrics.classification import MulticlassCalibrationError
+
+        self._count, self._has_teacher = count, has_teacher
+        # Correct answers, answers as the teacher's, KL to the teacher, negative log-likelihood.
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        calibration = MulticlassCalibrationError(max(2, classes), n_bins=_CALIBRATION_BINS, validate_args=False)
+        self._calibration = calibration.to(device)
+
+    def add(self, logits: Tensor, target: Tensor, teacher: Tensor | None) -> None:
+        log_probabilities = logits.double().log_softmax(1)
+        answers = log_probabilities.argmax(1)
+        self._sums[0] += (answers == target).sum()
+        self._sums[3] += F.nll_loss(log_probabilities, target, reduction="sum")
+        if teacher is not None:
+            log_teacher = teacher.double().log_softmax(1)
+            self._sums[1] += (answers == log_teacher.argmax(1)).sum()
+            self._sums[2] += F.kl_div(log_probabilities, log_teacher, reduction="sum", log_target=True)
+        # A confidence of exactly 1 belongs to the last bin; torchmetrics gives it one of its own.
+        below_one = 1 - torch.finfo(torch.float32).eps / 2
+        self._calibration.update(log_probabilities.exp().float().clamp(max=below_one), target)
+
+    def metrics(self) -> SetMetrics:
+        correct, agreed, divergence, nll = (self._sums / self._count).tolist()
+        return SetMetrics(
+            correct,
+            agreed if self._has_teacher else None,
+            divergence if self._has_teacher else None,
+            float(self._calibration.compute()),
+            nll,
+        )
+
+
+def _answers(model: nn.Module, batch: Tensor, width: int, classes: Tensor | None) -> Tensor:
+    logits = model(batch)
+    if logits.dim() != 2 or logits.shape[1] < width:
+        raise ValueError(
+            f"networks must map images to logits of the {width} or more classes that the set has, "
+            f"got shape {list(logits.shape)}"
+        )
+    return logits if classes is None else logits[:, classes]
+
+
+def _places(labels: Tensor, classes: Tensor) -> Tensor:
+    """Where each label stands in ``classes``."""
+    classes = classes.cpu()
+    order = classes.argsort()
+    ascending = classes[order]
+    found = torch.searchsorted(ascending, labels).clamp(max=len(classes) - 1)
+    if len(ascending.unique()) != len(classes) or bool((ascending[found] != labels).any()):
+        raise ValueError("classes must be different and have every label of the images among them")
+    return order[found]
+
+
+def _device(*models: nn.Module) -> torch.device | None:
+    weights = itertools.chain.from_iterable(itertools.chain(model.parameters(), model.buffers()) for model in models)
+    return next((tensor.device for tensor in weights), None)
+
+
 def _chunks(model: nn.Module, images: Tensor | ImageSet, batch_size: int) -> Iterator[Tensor]:
     if isinstance(images, Tensor):
         yield from images.split(batch_size)
         return
-    weights = next(itertools.chain(model.parameters(), model.buffers()), None)
-    device = None if weights is None else weights.device
+    device = _device(model)
     for index in torch.arange(len(images)).split(batch_size):
         yield images.load(index).to(device)
 
