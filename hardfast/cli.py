@@ -1,4 +1,4 @@
-"""The command line: ``hardfast train | generate | report | info``."""
+"""The command line: ``hardfast train | generate | eval | report | info``."""
 
 # Only what `hardfast --help` needs is imported here; torch and matplotlib take seconds and wait for their command.
 from __future__ import annotations
@@ -26,6 +26,7 @@ _INTERRUPTED = 130  # what a shell reports of a command that ended by Ctrl-C
 _COMMANDS = {
     "train": "Train every method of a recipe, print the results and write the report.",
     "generate": "Generate images on which the teacher and the student of a recipe disagree.",
+    "eval": "Evaluate a run of HARD on other sets, such as CIFAR-10-C, and write evaluation.html.",
     "report": "Write report.html of a run, finished or not, and print its results.",
     "info": "Show versions, compiled libraries and what each op runs on.",
 }
@@ -56,6 +57,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _train(arguments[1:])
     if command == "generate":
         return _generate(arguments[1:])
+    if command == "eval":
+        return _call(_evaluate, "hardfast eval", arguments[1:])
     if command == "report":
         return _call(_report, "hardfast report", arguments[1:])
     if command == "info":
@@ -243,6 +246,37 @@ def _finish(run_dir: RunDir) -> int:
         _remove_if_empty(run_dir)
         _fail("nothing was written")
     return _report(run_dir.path)
+
+
+def _evaluate(
+    run: tyro.conf.Positional[Path],
+    sets: tuple[str, ...] = ("all",),
+    root: tuple[Path, ...] = (),
+    methods: tuple[str, ...] = (),
+    weights: Literal["last", "best", "ema"] = "last",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: int = 256,
+) -> int:
+    """Evaluate a run of HARD on other sets, print tables and write evaluation.json and evaluation.html.
+
+    A further call adds its sets and methods, and replaces what was measured of them before.
+
+    Args:
+        run: directory of the run, such as runs/hard-mnist-mlp/20260101-120000.
+        sets: test (the recipe's own), cifar10.1, cifar10.2, cifar10-c, imagenet-v2, imagenet-a, imagenet-r,
+            imagenet-sketch, imagenet-c, imagenet-stylized, mnist-c; all for those that fit the recipe and are found.
+        root: folders of the sets, or that hold them; the folders of the recipe's own data are looked into after them.
+        methods: methods to evaluate; all of the run if not given.
+        weights: of the students; the teacher has those with which it taught.
+        device: auto for a GPU where there is one.
+        batch_size: images that go through the networks at a time.
+    """
+    from hardfast import eval_command
+
+    try:
+        return eval_command.run(run, sets, root, methods, weights, device, batch_size)
+    except eval_command.EvaluationError as error:
+        _fail(error)
 
 
 def _report(run: tyro.conf.Positional[Path]) -> int:

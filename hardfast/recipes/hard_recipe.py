@@ -118,6 +118,10 @@ class HardRecipe(Recipe):
         "Nix, Burg, Sinz: HARD: Hard Augmentations for Robust Distillation, arXiv 2305.14890, 2023"
     )
 
+    #: Of the images that its networks take, ``[C, H, W]``, and number of classes that they tell apart.
+    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    classes: ClassVar[int] = 10
+
     steps: int = our_choice(3500)
     batch_size: int = our_choice(64)
     learning_rate: float = our_choice(3e-3)
