@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from hardfast.augment import CutMix, MixUp
+from hardfast.augment import CutMix, MixAugmentor, MixUp
 from hardfast.data import LabelledImages
 from hardfast.diffusion import CutOuts, GuidanceSettings
 from hardfast.diffusion.guidance import guide_augmentor
 from hardfast.distill import Trainer, TrainerConfig
 
 MIXES = [MixUp, CutMix]
+KINDS = {"gaussian": {}, "mixture": {"components": 3}, "conditional": {"conditional": True, "in_channels": 2}}
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -149,3 +150,110 @@ def test_a_search_refuses_what_mixes_the_images_of_a_batch(mix):
         match=rf"augmentor must draw floating-point variables.*got torch.int64 from {mix.__name__} for 'partner'",
     ):
         guide_augmentor(mix(), network, network, images, labels, [1, 2], settings=settings)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_describe_tells_the_share(mix, alpha):
+    share = 100 * mix(alpha).draw(torch.zeros(20_000, 1, 1, 1), seeded(1))["share"]
+    described = mix(alpha).describe((8, 8))
+    assert set(described) == {"share_percent"}
+    assert described["share_percent"] == pytest.approx((share.mean().item(), share.std().item()), rel=0.02)
+
+
+def learned(**options) -> MixAugmentor:
+    """With parameters that are nowhere zero or equal."""
+    augmentor = MixAugmentor(**options).double()
+    generator = seeded(8)
+    with torch.no_grad():
+        for parameter in augmentor.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return augmentor
+
+
+@pytest.mark.parametrize("size", [(7, 12), (16, 5)])
+def test_learned_mix_is_plain_pytorch(size):
+    augmentor = learned(softness=0.1)
+    images = torch.rand(6, 2, *size, dtype=torch.float64, generator=seeded(1))
+    noise = augmentor.noise(images, seeded(2))
+    logits = augmentor.mean_offset + augmentor.log_scale.exp() * noise["normal"]
+    expected = []
+    for k, (opacity, y, x, height, width) in enumerate(torch.sigmoid(logits)):
+        fades = []
+        for length, centre, side in ((size[0], y, height), (size[1], x, width)):
+            distance = ((torch.arange(length).double() + 0.5) / length - centre).abs()
+            fades.append(1 / (1 + torch.exp((distance - side) / 0.1)))
+        seen = opacity * fades[0][:, None] * fades[1]
+        expected.append((1 - seen) * images[k] + seen * images[noise["partner"][k]])
+    actual = augmentor.transform(images, noise)
+    torch.testing.assert_close(actual, torch.stack(expected), atol=1e-12, rtol=0)
+    weight = torch.randn(actual.shape, generator=seeded(3), dtype=torch.float64)
+    gradients = (
+        torch.autograd.grad((weight * output).sum(), [augmentor.mean_offset, augmentor.log_scale])
+        for output in (actual, torch.stack(expected))
+    )
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_of_a_learned_mix_learns(kind):
+    augmentor, images = learned(**KINDS[kind]), torch.rand(20, 2, 6, 9, dtype=torch.float64, generator=seeded(1))
+    augmentor(images, seeded(2)).square().sum().backward()
+    for name, parameter in augmentor.named_parameters():
+        assert torch.isfinite(parameter.grad).all(), name
+        assert (parameter.grad != 0).all(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learned_mix_keeps_state_and_formats(kind):
+    augmentor, other = learned(**KINDS[kind]).float(), MixAugmentor(**KINDS[kind])
+    other.load_state_dict(augmentor.state_dict())
+    images = torch.rand(3, 2, 6, 9)
+    first, again, different = (module(images, seeded(k)) for module, k in ((augmentor, 1), (other, 1), (other, 2)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, different)
+    assert other.frozen()(images.bfloat16(), seeded(1)).dtype == torch.bfloat16
+    assert augmentor(images[:0]).shape == (0, 2, 6, 9)
+    torch.testing.assert_close(augmentor(images[:1]), images[:1])
+
+
+def test_mixup_and_cutmix_are_limits_of_the_learned_mix():
+    augmentor, images = MixAugmentor(softness=1e-4, initial_scale=0.01), level(4, (8, 8), torch.float32)
+    noise = augmentor.noise(images, seeded(3))
+    partner = images[noise["partner"]]
+    with torch.no_grad():
+        augmentor.log_scale.fill_(-30)
+        augmentor.mean_offset.copy_(torch.tensor([math.log(3), 0, 0, 30, 30]) / 0.01)
+        torch.testing.assert_close(augmentor.transform(images, noise), 0.25 * images + 0.75 * partner)
+        half = math.log(0.25 / 0.75)  # of twice the side a quarter
+        augmentor.mean_offset.copy_(torch.tensor([30, 0, 0, half, half]) / 0.01)
+        cut = {"partner": noise["partner"], "share": torch.full((4,), 0.75), "place": torch.full((4, 2), 0.5)}
+        torch.testing.assert_close(augmentor.transform(images, noise), CutMix().render(images, cut))
+
+
+def test_learned_mix_describes_its_draws():
+    augmentor = learned(components=2).float()
+    described, size = augmentor.describe((12, 30)), (12, 30)
+    images = level(5000, size)
+    variables = augmentor.draw(images, seeded(9))
+    kept = augmentor.kept(variables, size).detach()
+    expected = {
+        "share_percent": 100 * kept.mean((1, 2, 3)),
+        "opacity_percent": 100 * variables["opacity"],
+        "centre_x_px": 30 * variables["centre"][:, 1],
+        "centre_y_px": 12 * variables["centre"][:, 0],
+        "width_px": 30 * variables["side"][:, 1],
+        "height_px": 12 * variables["side"][:, 0],
+    }
+    assert list(described) == list(expected)
+    for name, value in expected.items():
+        spread = value.std().item()
+        assert described[name].mean == pytest.approx(value.mean().item(), abs=0.08 * spread), name
+        assert described[name].std == pytest.approx(spread, rel=0.08), name
+    assert all(value > 0 for value in augmentor.scalars().values())
+
+
+def test_softness_must_be_positive():
+    with pytest.raises(ValueError, match="softness must be positive"):
+        MixAugmentor(softness=0.0)

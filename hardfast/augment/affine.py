@@ -70,8 +70,9 @@ class AffineAugmentor(WarpAugmentor):
         """One map an image, output to input in normalised coordinates, ``[B, 2, 3]``, by the name ``"theta"``."""
         return {"theta": self.entries(images, noise)}
 
-    def warp(self, images: Tensor, variables: Mapping[str, Tensor], color: Tensor | None = None) -> Tensor:
-        return affine_warp(images, variables["theta"], padding_mode=self.padding_mode, color=color)
+    def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
+        """Warps every image ``[B, C, H, W]`` by its own ``theta``."""
+        return affine_warp(images, variables["theta"], padding_mode=self.padding_mode)
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float]:

@@ -81,11 +81,7 @@ class ColorAugmentor(GaussianAugmentor):
         # Half precision would quantise the map; the images keep their own dtype in any case.
         with torch.autocast(images.device.type, enabled=False):
             mapped = colored(images.to(dtype), color.to(dtype)).to(images.dtype)
-        return self.finish(mapped)
-
-    def finish(self, images: Tensor) -> Tensor:
-        """What follows the map: the clamp, if there is one."""
-        return images.clamp(0, 1) if self.clamp else images
+        return mapped.clamp(0, 1) if self.clamp else mapped
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float]:

@@ -64,14 +64,10 @@ class FlowAugmentor(WarpAugmentor):
         """Displacements of the sampling position in half sides, ``[B, 2, rows, columns]``, by the name ``"flow"``."""
         return {"flow": self.entries(images, noise)}
 
-    def warp(self, images: Tensor, variables: Mapping[str, Tensor], color: Tensor | None = None) -> Tensor:
-        return flow_warp(
-            images,
-            variables["flow"],
-            padding_mode=self.padding_mode,
-            color=color,
-            interpolation=self.interpolation,
-        )
+    def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
+        """Warps every image ``[B, C, H, W]`` by its own ``flow``."""
+        flow, interpolation = variables["flow"], self.interpolation
+        return flow_warp(images, flow, padding_mode=self.padding_mode, interpolation=interpolation)
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float]:

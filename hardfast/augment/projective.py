@@ -68,8 +68,9 @@ class ProjectiveAugmentor(WarpAugmentor):
         bounded = perspective * (1 + squared / PERSPECTIVE_BOUND**2).rsqrt()
         return {"homography": torch.cat([affine, torch.cat([bounded, one], 2)], 1)}
 
-    def warp(self, images: Tensor, variables: Mapping[str, Tensor], color: Tensor | None = None) -> Tensor:
-        return projective_warp(images, variables["homography"], padding_mode=self.padding_mode, color=color)
+    def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
+        """Warps every image ``[B, C, H, W]`` by its own ``homography``."""
+        return projective_warp(images, variables["homography"], padding_mode=self.padding_mode)
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float]:

@@ -61,8 +61,9 @@ class ThinPlateAugmentor(WarpAugmentor):
         """Displacements of the sampling position in half sides, ``[B, 2, rows, columns]``, by the name ``"moves"``."""
         return {"moves": self.entries(images, noise)}
 
-    def warp(self, images: Tensor, variables: Mapping[str, Tensor], color: Tensor | None = None) -> Tensor:
-        return self._bent(images, variables["moves"], None, self.padding_mode, color)
+    def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
+        """Warps every image ``[B, C, H, W]`` by its own ``moves``."""
+        return self._bent(images, variables["moves"], None, self.padding_mode)
 
     @torch.no_grad()
     def scalars(self) -> dict[str, float]:
@@ -81,14 +82,7 @@ class ThinPlateAugmentor(WarpAugmentor):
         rows, columns = self.noise_shape[1:]
         return f"grid={(rows, columns)}, regularization={self.regularization}, {super().extra_repr()}"
 
-    def _bent(
-        self,
-        images: Tensor,
-        moves: Tensor,
-        size: Sequence[int] | None,
-        padding_mode: str,
-        color: Tensor | None = None,
-    ) -> Tensor:
+    def _bent(self, images: Tensor, moves: Tensor, size: Sequence[int] | None, padding_mode: str) -> Tensor:
         points = self.points.to(moves)
         source, target = ((value.flatten(-2).mT) for value in (points + moves, points[None]))
         return thin_plate_warp(
@@ -97,6 +91,5 @@ class ThinPlateAugmentor(WarpAugmentor):
             target,
             size,
             padding_mode=padding_mode,
-            color=color,
             regularization=self.regularization,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ PADDING_MODES = ("zeros", "border", "reflection")
 
 
 class WarpAugmentor(GaussianAugmentor):
-    """Moves the pixels of every image by its own map, in one pass.
+    """Moves the pixels of every image by its own map.
 
     Args:
         rest, initial_scale, and all others: as :class:`GaussianAugmentor`.
@@ -27,14 +27,6 @@ class WarpAugmentor(GaussianAugmentor):
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {list(PADDING_MODES)}; got {padding_mode!r}")
         self.padding_mode = padding_mode
-
-    def warp(self, images: Tensor, variables: Mapping[str, Tensor], color: Tensor | None = None) -> Tensor:
-        """Warps every image ``[B, C, H, W]``, then maps its colours by ``color [B, C, C + 1]``, in one pass."""
-        raise NotImplementedError
-
-    def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
-        """Warps every image ``[B, C, H, W]`` by its own variables."""
-        return self.warp(images, variables)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, padding_mode={self.padding_mode!r}"
