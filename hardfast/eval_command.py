@@ -226,7 +226,7 @@ def _parts(recipe: HardRecipe, name: str, roots: Sequence[Path]) -> Iterator[Eva
     if name == _OWN_SET:
         return iter([EvaluationPart(recipe.load().splits.test)])
     places = [*roots, *_data_folders(recipe)]
-    return open_set(name, list(dict.fromkeys(places)), recipe.image_shape[1])
+    return open_set(name, list(dict.fromkeys(places)), recipe.image_shape[1], threads=torch.get_num_threads())
 
 
 def _data_folders(recipe: HardRecipe) -> list[Path]:

@@ -92,6 +92,10 @@ def test_a_further_call_replaces_its_rows_and_keeps_the_others(run, capsys):
     assert value(after, "hard", "test") == value(before, "hard", "test")[:1]
     assert len(value(after, "hard", "mnist-c", corruption="zigzag")) == 2
     assert value(after, "distillation", "test") == value(before, "distillation", "test")
+    headers = json.loads((run / "evaluation.json").read_text())["headers"]
+    measured = [tuple(entry) for header in headers for entry in header["measured"]]
+    assert sorted(measured) == sorted({row.measurement for row in after})
+    assert headers[-1]["measured"] == [["test", "hard", "last"]]
 
 
 def test_other_weights_stand_beside_the_last(run, capsys):
@@ -109,7 +113,7 @@ def test_other_weights_stand_beside_the_last(run, capsys):
     }
     (averaged,) = (row for row in rows if row.weights == "ema" and row.metric == "agreement")
     assert averaged.seeds == value(rows, "student", "test", "agreement")
-    assert metric_table(rows, "accuracy").columns[-2:] == ["HARD", "HARD (ema)"]
+    assert [line[0] for line in metric_table(rows, "accuracy").rows][-2:] == ["HARD", "HARD (ema)"]
 
 
 def failed(capsys, *arguments: str) -> str:
@@ -200,7 +204,7 @@ def test_accuracy_falls_with_severity(tmp_path, monkeypatch, capsys):
     rows = read_rows(run)
     assert {row.corruption for row in rows} == {"fog", "snow", "spatter"}
     # Severities 1 and 2 are the labels of one image of three each; the extra corruption is not part of the mean.
-    assert metric_table(rows, "accuracy").rows == [["cifar10-c", "13.3", "13.3"]]
+    assert metric_table(rows, "accuracy").rows == [["teacher", "13.3"], ["HARD", "13.3"]]
     assert "mean of 2 of the 15 corruptions" in capsys.readouterr().out
     line = severity_figure(rows, "cifar10-c").axes[0].get_lines()[0]
     assert line.get_xdata().tolist() == [1, 2, 3, 4, 5]
@@ -215,7 +219,7 @@ def test_answers_that_are_not_finite_are_null_on_disk_and_a_dash_in_the_table(tm
     assert '"seeds": [\n        null,\n        1.0' in (tmp_path / "evaluation.json").read_text()
     rows = read_rows(tmp_path)
     assert np.isnan(rows[0].seeds[0])
-    assert metric_table(rows, "nll").rows == [["test", "-"]]
+    assert metric_table(rows, "nll").rows == [["HARD", "-"]]
 
 
 def test_the_help_lists_every_set(capsys):

@@ -94,6 +94,8 @@ def read_rows(run: Path) -> list[EvaluationRow]:
 def write_rows(run: Path, rows: Iterable[EvaluationRow], seconds: float) -> list[EvaluationRow]:
     """Adds rows to ``evaluation.json`` of a run; those of the same set, method and weights are replaced.
 
+    A header says of each (set, method, weights) with which commit, versions and machine it was measured.
+
     Args:
         run: directory of the run.
         rows: what was measured.
@@ -109,9 +111,24 @@ def write_rows(run: Path, rows: Iterable[EvaluationRow], seconds: float) -> list
     new = list(rows)
     replaced = {row.measurement for row in new}
     everything = [row for row in read_rows(run) if row.measurement not in replaced] + new
-    content = {"header": {**run_header(), "seconds": round(seconds, 3)}, "rows": [_to_json(row) for row in everything]}
+    header = {**run_header(), "seconds": round(seconds, 3), "measured": sorted(replaced)}
+    content = {
+        "headers": [*_headers_without(run, replaced), header],
+        "rows": [_to_json(row) for row in everything],
+    }
     write_bytes(run / _FILE, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return everything
+
+
+def _headers_without(run: Path, replaced: set[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """How the rows that stay came about: the headers that are there, of which each tells what it is of."""
+    path = run / _FILE
+    headers = json.loads(path.read_text(encoding="utf-8")).get("headers", []) if path.exists() else []
+    kept = [
+        {**header, "measured": [entry for entry in header["measured"] if tuple(entry) not in replaced]}
+        for header in headers
+    ]
+    return [header for header in kept if header["measured"]]
 
 
 def _with_numbers(row: EvaluationRow) -> EvaluationRow:

@@ -41,8 +41,8 @@ METRICS = {
 _EMPTY = "-"
 
 
-class _Column(NamedTuple):
-    """What a column of a table, or a line of a figure, is of."""
+class _Trained(NamedTuple):
+    """A method and which of its weights: what a line of a table or of a figure is of."""
 
     method: str
     weights: str
@@ -54,20 +54,20 @@ class _Column(NamedTuple):
 
 
 def metric_table(rows: Sequence[EvaluationRow], metric: str) -> Table | None:
-    """Return one metric: a line a set, a column a method; None where nothing has it.
+    """Return one metric: a line a method, a column a set; None where nothing has it.
 
     Of a set with corruptions, the mean over those that its benchmark averages over, at all severities.
     """
     rows = [row for row in rows if row.metric == metric]
     if not rows:
         return None
-    columns = _columns(rows)
     heading, factor = METRICS[metric]
-    lines = []
-    for name in _sets(rows):
-        cells = [_cell(_seeds(_counted(_of(rows, column, name))), factor) for column in columns]
-        lines.append([name, *cells])
-    return Table([heading, *(column.label for column in columns)], lines, numeric=True)
+    names, trained = _sets(rows), _trained(rows)
+    lines = [
+        [item.label, *(_cell(_seeds(_counted(_of(rows, item, name))), factor) for name in names)] for item in trained
+    ]
+    strong = {line for line, item in enumerate(trained) if item.method == "hard"}
+    return Table([heading, *names], lines, strong=strong, numeric=True)
 
 
 def metric_tables(rows: Sequence[EvaluationRow]) -> list[Table]:
@@ -83,13 +83,13 @@ def corruption_table(rows: Sequence[EvaluationRow], name: str) -> Table | None:
     rows = [row for row in rows if row.set == name and row.metric == "accuracy" and row.corruption is not None]
     if not rows:
         return None
-    columns = _columns(rows)
+    trained = _trained(rows)
     lines = []
     for corruption in dict.fromkeys(row.corruption for row in rows):
         under = [row for row in rows if row.corruption == corruption]
-        cells = [_cell(_seeds(_of(under, column, name)), 100.0) for column in columns]
+        cells = [_cell(_seeds(_of(under, item, name)), 100.0) for item in trained]
         lines.append([str(corruption).replace("_", " "), *cells])
-    return Table(["accuracy, %", *(column.label for column in columns)], lines, numeric=True)
+    return Table(["accuracy, %", *(item.label for item in trained)], lines, numeric=True)
 
 
 def set_figure(rows: Sequence[EvaluationRow]) -> Figure | None:
@@ -97,23 +97,23 @@ def set_figure(rows: Sequence[EvaluationRow]) -> Figure | None:
     rows = [row for row in rows if row.metric == "accuracy"]
     if not rows:
         return None
-    columns, names = _columns(rows), _sets(rows)
-    colours = _colours(columns)
-    figure = Figure(figsize=(8.2, 1.3 + (0.25 + 0.05 * len(columns)) * len(names)), layout="constrained")
+    trained, names = _trained(rows), _sets(rows)
+    colours = _colours(trained)
+    figure = Figure(figsize=(8.2, 1.3 + (0.25 + 0.05 * len(trained)) * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    for place, column in enumerate(columns):
-        seeds = [_seeds(_counted(_of(rows, column, name))) for name in names]
+    for place, item in enumerate(trained):
+        seeds = [_seeds(_counted(_of(rows, item, name))) for name in names]
         shown = [(line, values) for line, values in enumerate(seeds) if values]
         # Side by side, so that equal values do not hide each other.
-        offset = 0.5 * ((place + 0.5) / len(columns) - 0.5)
+        offset = 0.5 * ((place + 0.5) / len(trained) - 0.5)
         axes.errorbar(
             [statistics.fmean(values) for _, values in shown],
             [line + offset for line, _ in shown],
             xerr=[deviation(values) for _, values in shown],
             fmt="o",
             markersize=4,
-            color=colours[column],
-            label=column.label,
+            color=colours[item],
+            label=item.label,
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -128,17 +128,17 @@ def severity_figure(rows: Sequence[EvaluationRow], name: str) -> Figure | None:
     rows = [row for row in _counted(rows) if row.set == name and row.metric == "accuracy" and row.severity is not None]
     if not rows:
         return None
-    columns = _columns(rows)
-    colours = _colours(columns)
+    trained = _trained(rows)
+    colours = _colours(trained)
     figure = Figure(figsize=(8.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    for column in columns:
-        mine = _of(rows, column, name)
+    for item in trained:
+        mine = _of(rows, item, name)
         severities = sorted({row.severity for row in mine if row.severity is not None})
         seeds = [_seeds([row for row in mine if row.severity == severity]) for severity in severities]
         means, deviations = [statistics.fmean(values) for values in seeds], [deviation(values) for values in seeds]
-        line = axes.errorbar(severities, means, yerr=deviations, marker="o", markersize=3.5, color=colours[column])
-        line.set_label(column.label)
+        line = axes.errorbar(severities, means, yerr=deviations, marker="o", markersize=3.5, color=colours[item])
+        line.set_label(item.label)
     axes.set(title=f"Accuracy on {_title(name)}", xlabel="severity")
     axes.set_ylim(0.0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -207,14 +207,14 @@ def _body(rows: Sequence[EvaluationRow]) -> Iterable[str]:
         yield page.table(by_corruption)
 
 
-def _columns(rows: Iterable[EvaluationRow]) -> list[_Column]:
-    found = {_Column(row.method, row.weights) for row in rows}
-    return sorted(found, key=lambda column: (method_rank(column.method), column.weights != "last", column.weights))
+def _trained(rows: Iterable[EvaluationRow]) -> list[_Trained]:
+    found = {_Trained(row.method, row.weights) for row in rows}
+    return sorted(found, key=lambda item: (method_rank(item.method), item.weights != "last", item.weights))
 
 
-def _colours(columns: Sequence[_Column]) -> dict[_Column, str]:
-    names = [column.method if column.weights == "last" else column.label for column in columns]
-    return {column: figures.colour_of(name, names) for column, name in zip(columns, names, strict=True)}
+def _colours(trained: Sequence[_Trained]) -> dict[_Trained, str]:
+    names = [item.method if item.weights == "last" else item.label for item in trained]
+    return {item: figures.colour_of(name, names) for item, name in zip(trained, names, strict=True)}
 
 
 def _sets(rows: Iterable[EvaluationRow]) -> list[str]:
@@ -223,8 +223,8 @@ def _sets(rows: Iterable[EvaluationRow]) -> list[str]:
     return sorted({row.set for row in rows}, key=lambda name: known.index(name) if name in known else -1)
 
 
-def _of(rows: Iterable[EvaluationRow], column: _Column, name: str) -> list[EvaluationRow]:
-    return [row for row in rows if (row.method, row.weights, row.set) == (*column, name)]
+def _of(rows: Iterable[EvaluationRow], item: _Trained, name: str) -> list[EvaluationRow]:
+    return [row for row in rows if (row.method, row.weights, row.set) == (*item, name)]
 
 
 def _counted(rows: Iterable[EvaluationRow]) -> list[EvaluationRow]:
