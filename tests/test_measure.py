@@ -8,7 +8,7 @@ import torch
 from test_evaluate import LazyImages
 from torch import Tensor, nn
 
-from hardfast.distill.evaluate import accuracy, measure
+from hardfast.distill import accuracy, measure
 
 
 def networks(classes: int, seed: int = 0) -> tuple[nn.Module, nn.Module]:

@@ -2,7 +2,15 @@
 
 from hardfast.distill.alternation import Alternation, Budget, FixedRatio, Thresholds
 from hardfast.distill.constant import held_constant
-from hardfast.distill.evaluate import ShiftAccuracy, accuracy, accuracy_per_shift, group_accuracies, predict_logits
+from hardfast.distill.evaluate import (
+    SetMetrics,
+    ShiftAccuracy,
+    accuracy,
+    accuracy_per_shift,
+    group_accuracies,
+    measure,
+    predict_logits,
+)
 from hardfast.distill.execution import CompiledAugmentor, Execution
 from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
 from hardfast.distill.spurious import SpuriousScores, class_probabilities, spurious_scores
@@ -18,6 +26,7 @@ __all__ = [
     "CompiledAugmentor",
     "Execution",
     "FixedRatio",
+    "SetMetrics",
     "ShiftAccuracy",
     "SpuriousScores",
     "StudentObjective",
@@ -32,6 +41,7 @@ __all__ = [
     "class_probabilities",
     "group_accuracies",
     "held_constant",
+    "measure",
     "predict_logits",
     "spurious_scores",
     "student_step",
