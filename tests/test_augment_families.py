@@ -29,7 +29,7 @@ FAMILIES = {
     "colour, grey": lambda **options: ColorAugmentor("grey", **options),
 }
 KINDS = {"gaussian": {}, "mixture": {"components": 3}, "conditional": {"components": 2, "conditional": True}}
-SIZE = (9, 12)
+SIZE = (9, 20)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -59,7 +59,7 @@ def plain_entries(augmentor: GaussianAugmentor, images: torch.Tensor, noise: dic
         offset, log_scale = augmentor.mean_offset, augmentor.log_scale
         if augmentor.head is not None:
             with torch.no_grad():  # its gradient is looked at by itself
-                features = augmentor.head.features(images[b : b + 1])
+                features = augmentor.head.features(F.avg_pool2d(images[b : b + 1], (1, 2)))
             moves = augmentor.head.last(features.mean((2, 3))).view(2, *offset.shape)
             offset, log_scale = offset + moves[0], log_scale + moves[1]
         if augmentor.components > 1:

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hardfast.augment.augmentor import Augmentor, MeanStd
 from hardfast.ops import _checks
 
 #: How far apart the components of a mixture start, in initial scales: equal ones would have equal gradients for ever.
 COMPONENT_SPREAD = 0.1
+#: Pixels a side, at most, at which the network of a conditional distribution looks at an image.
+HEAD_SIDE = 16
 
 
 class GaussianAugmentor(Augmentor):
@@ -182,7 +185,7 @@ class GaussianAugmentor(Augmentor):
 
 
 class _Head(nn.Module):
-    """Looks at images of any size: two strided convolutions, their mean over all places, a layer that starts at 0."""
+    """Looks at images of any size: made small, two strided convolutions, the mean of all places, a layer from 0."""
 
     def __init__(self, in_channels: int, shape: Sequence[int]) -> None:
         super().__init__()
@@ -198,7 +201,10 @@ class _Head(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.last(self.features(images).mean((2, 3))).unflatten(1, self.shape)
+        # At most so many pixels a side: the look costs less than the warp that follows it.
+        blocks = [-(-side // HEAD_SIDE) for side in images.shape[2:]]
+        small = F.avg_pool2d(images, blocks, ceil_mode=True)
+        return self.last(self.features(small).mean((2, 3))).unflatten(1, self.shape)
 
 
 def _apart(components: int, count: int) -> Tensor:
