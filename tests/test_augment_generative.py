@@ -73,10 +73,10 @@ def test_the_parameters_are_those_of_the_distribution(kind):
     augmentor = augmentor_of(kind)
     shape = CODE if kind == "latent" else (2, SIDE, SIDE)
     assert {name: tuple(p.shape) for name, p in augmentor.named_parameters()} == {
-        "mean": shape,
+        "mean_offset": shape,
         "log_scale": (shape[0], 1, 1),
     }
-    assert set(augmentor.state_dict()) == {"mean", "log_scale"}
+    assert set(augmentor.state_dict()) == {"mean_offset", "log_scale"}
     assert set(augmentor.scalars()) == {"scale_latents", "mean_latents"}
 
 
@@ -84,7 +84,7 @@ def test_the_parameters_are_those_of_the_distribution(kind):
 def test_draws_follow_mean_and_scale_and_come_from_the_generator(kind):
     augmentor = augmentor_of(kind)
     with torch.no_grad():
-        augmentor.mean.copy_(torch.linspace(-1, 1, augmentor.mean.numel()).view_as(augmentor.mean))
+        augmentor.mean_offset.copy_(torch.linspace(-1, 1, augmentor.mean.numel()).view_as(augmentor.mean))
         augmentor.log_scale.copy_(torch.linspace(-2, 0, len(augmentor.log_scale)).view_as(augmentor.log_scale))
     images = pictures(1).repeat(4000, 1, 1, 1)
     before = torch.get_rng_state()
@@ -108,7 +108,7 @@ def test_the_gradient_reaches_the_distribution(kind):
         return (weight * augmentor(images, seeded(2))).sum()
 
     value().backward()
-    for parameter in (augmentor.mean, augmentor.log_scale):
+    for parameter in (augmentor.mean_offset, augmentor.log_scale):
         gradient = parameter.grad.clone()
         assert gradient.abs().min() > 0
         with torch.no_grad():
@@ -172,7 +172,7 @@ def test_a_frozen_copy_does_not_follow_the_original(kind):
     frozen, images = augmentor.frozen(), pictures()
     before = frozen(images, seeded()).clone()
     with torch.no_grad():
-        augmentor.mean.add_(1)
+        augmentor.mean_offset.add_(1)
         augmentor.log_scale.add_(1)
     assert torch.equal(frozen(images, seeded()), before)
     assert not any(p.requires_grad for p in frozen.parameters())
@@ -185,7 +185,7 @@ def test_a_frozen_copy_does_not_follow_the_original(kind):
 def test_weights_round_trip(kind):
     augmentor, other = augmentor_of(kind), augmentor_of(kind)
     with torch.no_grad():
-        augmentor.mean.add_(0.5)
+        augmentor.mean_offset.add_(0.5)
     other.load_state_dict(augmentor.state_dict())
     assert torch.equal(other(pictures(), seeded()), augmentor(pictures(), seeded()))
 

@@ -39,6 +39,8 @@ class AugmentorWithConstants(Augmentor):
 class LearnedNormal(AugmentorWithConstants):
     """Independent normal variables, the mean of each and the scale of each channel learned.
 
+    The mean is stored in units of ``scale``: one step of Adam then moves mean and scale equally far at the start.
+
     Args:
         shape: of the variables of one image, channels first.
         scale: initial standard deviation, positive.
@@ -50,16 +52,22 @@ class LearnedNormal(AugmentorWithConstants):
     def __init__(self, shape: Sequence[int], scale: float) -> None:
         super().__init__()
         _checks.positive("initial_scale", scale)
-        self.mean = nn.Parameter(torch.zeros(*shape))
+        self.initial_scale = scale
+        self.mean_offset = nn.Parameter(torch.zeros(*shape))
         # Stored as its logarithm, so that it is positive and one step of Adam changes every scale by the same factor.
         self.log_scale = nn.Parameter(torch.full((shape[0], *[1] * (len(shape) - 1)), scale).log())
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the variables of one image."""
+        return self.initial_scale * self.mean_offset
 
     def noise(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Standard normal numbers, by the name ``"normal"``."""
         return {"normal": self._standard_normal(len(images), generator)}
 
     def _standard_normal(self, count: int, generator: torch.Generator | None) -> Tensor:
-        like = self.mean
+        like = self.mean_offset
         return torch.randn(count, *like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
     def _normal(self, noise: Mapping[str, Tensor]) -> Tensor:
@@ -101,8 +109,8 @@ class LatentAugmentor(LearnedNormal):
     """Moves the code of every image in the latent space of an autoencoder.
 
     ``edit="gaussian"`` moves all codes alike, ``code + mean + scale * normal``. ``edit="network"`` makes that depend on
-    the code: a 1x1 convolution of it adds to the mean and to the logarithm of the scale. It starts at 0, where both
-    are the same.
+    the code: a 1x1 convolution of it adds to the mean, in units of the initial scale, and to the logarithm of the
+    scale. It starts at 0, where both are the same.
 
     Args:
         encode: maps images ``[B, C, H, W]`` to codes ``[B, ...]``; a constant.
@@ -199,7 +207,7 @@ class LatentAugmentor(LearnedNormal):
             return {"codes": codes + self._normal(noise)}
         shift, log_change = torch.einsum("oc,bc...->bo...", self.edit_weight, codes).chunk(2, 1)
         scale = (self.log_scale + log_change).exp()
-        return {"codes": codes + self.mean + shift + scale * noise["normal"]}
+        return {"codes": codes + self.mean + self.initial_scale * shift + scale * noise["normal"]}
 
     def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
         """The images of the codes."""
@@ -217,8 +225,8 @@ class LatentAugmentor(LearnedNormal):
         mean, variance, _ = super()._moments()
         if self.edit == "network":
             shift, log_change = (self.edit_weight @ self.code_mean).chunk(2)
-            spread = (self.edit_weight @ self.code_covariance * self.edit_weight).sum(1)
-            of_shift, of_log_change = spread.chunk(2)
+            of_shift, of_log_change = (self.edit_weight @ self.code_covariance * self.edit_weight).sum(1).chunk(2)
+            shift, of_shift = self.initial_scale * shift, self.initial_scale**2 * of_shift
             # The mean square of a scale whose logarithm is normal.
             variance = variance * (2 * log_change + 2 * of_log_change).exp()[:, None] + of_shift[:, None]
             mean = mean + shift[:, None]

@@ -186,7 +186,7 @@ def train_autoencoder(
         images: ``[N, C, H, W]`` in [0, 1], sides multiples of the model's stride.
         steps: >= 1.
         batch_size: images a step.
-        learning_rate: the highest, of Adam, positive; it falls to 0 along half a cosine.
+        learning_rate: the highest, of Adam, positive; after a twentieth of the steps it falls to 0 along half a cosine.
         kl_weight: at least 0.
         seed: of batches and noise; the weights at the start are those of ``vae``.
         progress: text before a progress bar; None for no bar.
@@ -239,7 +239,7 @@ def train_vdvae(
         images: ``[N, C, H, W]`` in [0, 1].
         steps: >= 1.
         batch_size: images a step.
-        learning_rate: the highest, of Adam, positive; it falls to 0 along half a cosine.
+        learning_rate: the highest, of Adam, positive; after a twentieth of the steps it falls to 0 along half a cosine.
         seed: of batches and noise; the weights at the start are those of ``model``.
         progress: text before a progress bar; None for no bar.
 
@@ -270,10 +270,11 @@ def _train(
     generator = torch.Generator(images.device).manual_seed(seed)
     batches = ShuffledBatches(len(images), batch_size, seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
-    network.train()
+    network.requires_grad_(True).train()
+    warmup = 1 + steps // 20
     for step in tqdm(range(steps), desc=progress, unit="step", leave=False, disable=True if progress is None else None):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = learning_rate * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad(set_to_none=True)
         loss(images[batches.indices(step)], generator).backward()
         # Early gradients of deep VAEs are now and then a thousand times the usual ones.
