@@ -25,13 +25,13 @@ from hardfast.models import (
 )
 
 
-def kl(channels: int = 3, **options) -> AutoencoderKL:
-    """Strides of 4."""
+def kl(channels: int = 3, levels: int = 3, **options) -> AutoencoderKL:
+    """Strides of 4, with three levels."""
     torch.manual_seed(3)
     return AutoencoderKL(
-        in_channels=channels, out_channels=channels, down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, block_out_channels=(4, 4, 4), latent_channels=2, norm_num_groups=2,
-        mid_block_add_attention=False, **{"scaling_factor": 0.5} | options,
+        in_channels=channels, out_channels=channels, down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=(4,) * levels, latent_channels=2,
+        norm_num_groups=2, mid_block_add_attention=False, **{"scaling_factor": 0.5} | options,
     ).eval()  # fmt: skip
 
 
@@ -160,7 +160,8 @@ def test_draws_of_a_posterior_come_from_the_generator():
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_the_transform_is_one_graph_and_takes_any_batch(count):
-    augmentor, images = learned(augmentor_of("sample")), pictures(count, 1, 6, 6).double()
+    augmentor = learned(augmentor_of("sample", make=lambda: kl(levels=2)))
+    images = pictures(count, 1, 6, 6).double()
     noise = augmentor.noise(images, seeded(1))
     wanted = augmentor.transform(images, noise)
     assert wanted.shape == images.shape
