@@ -315,3 +315,18 @@ def test_the_search_leaves_the_augmentor_alone(kind):
     guide_augmentor(augmentor, classifier(0), classifier(1), pictures(1), torch.tensor([2]), [1], settings=SETTINGS)
     assert all(torch.equal(value, before[name]) for name, value in augmentor.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in augmentor.parameters())
+
+
+def test_the_noise_is_described_by_channel_in_percent_of_standard_noise():
+    augmentor = augmentor_of("diffusion")
+    assert {name: tuple(entry) for name, entry in augmentor.describe((6, 6)).items()} == {
+        "noise_0_percent": (0.0, 100.0),
+        "noise_1_percent": (0.0, 100.0),
+    }
+    with torch.no_grad():
+        augmentor.mean_offset[1] = torch.linspace(-1, 2, SIDE * SIDE).view(SIDE, SIDE)
+        augmentor.log_scale[1] -= 0.5
+    drawn = augmentor.draw(pictures(1).repeat(20_000, 1, 1, 1), seeded(1))["noise"][:, 1].detach()
+    described = augmentor.describe((6, 6))["noise_1_percent"]
+    assert described.mean == pytest.approx(100 * float(drawn.mean()), rel=0.01)
+    assert described.std == pytest.approx(100 * float(drawn.std()), rel=0.01)
