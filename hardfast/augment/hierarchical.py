@@ -32,6 +32,9 @@ class HierarchicalAugmentor(AugmentorWithConstants):
     The standard deviation of all of them is ``elu(s) + 1`` for a logarithm s: for s <= 0 that is ``exp(s)``, and beyond
     it grows linearly, so that no edit makes it explode.
 
+    The gradient reaches the edits, not the images; for it are kept what lies between the blocks and inside them from
+    ``start`` on.
+
     Args:
         vae: a constant, and made one; no part of the module's parameters nor of its state dict. It follows the
             augmentor to a device or dtype (the network itself, not a copy).

@@ -147,6 +147,10 @@ def small_autoencoder(channels: int = 1) -> Any:
 def small_vdvae(channels: int = 1) -> VDVAE:
     """An untrained very deep VAE for images of 28 x 28 pixels.
 
+    Its decoder has nine blocks: two of side 1, three of side 7, three of side 14 and one of side 28. Trained for
+    minutes on digits, it keeps the shape of the digit in the first two of side 14, numbers 5 and 6: where later blocks
+    draw from the prior, it is lost unless these follow the posterior.
+
     Args:
         channels: of the images, 1 or 3.
     """
