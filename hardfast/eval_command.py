@@ -18,10 +18,10 @@ from torch import nn
 from hardfast.data.evaluation_sets import EVALUATION_SETS, EvaluationPart, open_set
 from hardfast.distill.evaluate import SetMetrics, measure
 from hardfast.distill.evaluation_rows import EvaluationRow, read_rows, write_rows
-from hardfast.models import create_model
+from hardfast.models.networks import load_weights
 from hardfast.ops import _checks
 from hardfast.recipes import RECIPES
-from hardfast.recipes.hard_recipe import HardRecipe
+from hardfast.recipes.hard_recipe import HardRecipe, HardTeacherConfig
 from hardfast.report.evaluation import METRICS, build_evaluation, metric_tables
 from hardfast.report.tables import print_table
 
@@ -183,17 +183,14 @@ def _load_networks(
 
 
 def _load_network(recipe: HardRecipe, key: _Trained, path: Path) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    if key.method != _TEACHER:
+        return load_weights(recipe.make_student(key.seed), path)
+    return load_weights(dataclasses.replace(recipe, teacher=_untrained(recipe.teacher)).make_teacher(key.seed), path)
 
-    network = create_model(recipe.teacher.model if key.method == _TEACHER else recipe.student)
-    try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} must hold the weights of the network that config.json tells of, got: {error}"
-        ) from error
-    return network
+
+def _untrained(teacher: HardTeacherConfig) -> HardTeacherConfig:
+    """Without the file that its weights once came from: the run has them."""
+    return dataclasses.replace(teacher, weights="")
 
 
 def _evaluate(
@@ -224,7 +221,7 @@ def _evaluate(
 
 def _parts(recipe: HardRecipe, name: str, roots: Sequence[Path]) -> Iterator[EvaluationPart]:
     if name == _OWN_SET:
-        return iter([EvaluationPart(recipe.load().splits.test)])
+        return iter([EvaluationPart(recipe.load().test)])
     places = [*roots, *_data_folders(recipe)]
     return open_set(name, list(dict.fromkeys(places)), recipe.image_shape[1], threads=torch.get_num_threads())
 

@@ -11,7 +11,7 @@ import pytest
 
 from hardfast.cli import main
 from hardfast.distill.run_dir import ResultRow, RunDir
-from hardfast.recipes import RECIPES, HardDigits, hard_experiment
+from hardfast.recipes import RECIPES, HardDigits, get_recipe, hard_experiment
 
 
 class FakeRun:
@@ -21,7 +21,7 @@ class FakeRun:
         self.write = write
         self.recipe: HardDigits | None = None
 
-    def __call__(self, recipe, run_dir: RunDir, progress: bool = True) -> list[ResultRow]:
+    def __call__(self, recipe, run_dir: RunDir, cache: Path, progress: bool = True) -> list[ResultRow]:
         self.recipe = recipe
         return self.write(run_dir)
 
@@ -49,21 +49,21 @@ def test_train_for_real(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     out = tmp_path / "run"
     assert main(["train", "hard-digits", "--smoke", "--seeds", "1", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "random affine" in printed
+    assert "random augmentor" in printed
     assert str(out / "results.json") in printed
     assert str(out / "report.html") in printed
     assert "This run is incomplete" not in (out / "report.html").read_text()
     results = json.loads((out / "results.json").read_text())
-    assert {row["method"] for row in results["rows"]} == {*hard_experiment.METHODS}
+    assert {row["method"] for row in results["rows"]} == {"teacher", *get_recipe("hard-digits").methods}
 
 
 def test_train_overrides(fake_run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fake = fake_run()
-    overrides = ["--seeds", "1", "--steps", "500", "--augmentor.mode", "translation"]
+    overrides = ["--seeds", "1", "--steps", "500", "--augmentor.family", "translation"]
     assert main(["train", "hard-digits", *overrides]) == 0
     recipe = fake.recipe
     assert isinstance(recipe, HardDigits)
-    assert (recipe.seeds, recipe.steps, recipe.augmentor.mode) == (1, 500, "translation")
+    assert (recipe.seeds, recipe.steps, recipe.augmentor.family) == (1, 500, "translation")
     assert recipe.batch_size == HardDigits().batch_size
     (run,) = Path("runs/hard-digits").iterdir()
     printed = capsys.readouterr().out
@@ -139,7 +139,7 @@ def test_train_bad_values(fake_run, capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["train", "hard-digits", "--stpes", "3"],
             "unknown option '--stpes'",
-            ["--steps", "--augmentor.mode", "--out"],
+            ["--steps", "--augmentor.family", "--out"],
         ),
         (["train", "hard-digits", "surplus"], "unknown argument 'surplus'", ["--steps", "--out"]),
         (["report", "run", "--format", "pdf"], "unknown option '--format'", ["RUN", "--help"]),

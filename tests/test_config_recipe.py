@@ -18,6 +18,7 @@ from hardfast.cli import main
 from hardfast.diffusion.image_store import ImageStore, load_generated
 from hardfast.distill.run_dir import RunDir
 from hardfast.recipes import config_experiment, get_recipe
+from hardfast.recipes import recipe as recipe_module
 from hardfast.recipes.config_digits import TEACHERS, ConfigDigits, DigitsTeacherConfig
 from hardfast.recipes.config_recipe import METHODS
 
@@ -220,7 +221,7 @@ def test_seeds_in_processes_come_to_the_same_rows(done, tmp_path, monkeypatch):
         def map(self, function, values):
             return map(pickle.loads(pickle.dumps(function)), values)
 
-    monkeypatch.setattr(config_experiment, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(recipe_module, "ProcessPoolExecutor", Pool)
     monkeypatch.chdir(done.path.parent)  # for its cache
     recipe = small(workers=2, methods=("config",))
     rows = recipe.run(RunDir(tmp_path), progress=False)

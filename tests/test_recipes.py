@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,20 @@ import torch
 from mnist_files import write_mnist, write_mnist_c
 
 from hardfast.data import ShiftedSet, load_digits
-from hardfast.distill import FixedRatio, Thresholds, accuracy, accuracy_per_shift
+from hardfast.distill import Budget, FixedRatio, Thresholds, accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import RunDir
 from hardfast.models import create_model
 from hardfast.recipes import RECIPES, get_recipe
-from hardfast.recipes.hard_experiment import METHODS, run
-from hardfast.recipes.hard_recipe import AlternationConfig, AugmentorConfig
-from hardfast.recipes.recipe import TeacherConfig
+from hardfast.recipes.hard_augmentor import AugmentorConfig
+from hardfast.recipes.hard_experiment import run as run_methods
+from hardfast.recipes.hard_recipe import AlternationConfig, HardTeacherConfig
+
+METHODS = ("teacher", "student", "distillation", "random_augmentor", "hard")
+CACHE = Path("runs", "cache")
+
+
+def run(recipe, run_dir, progress):
+    return run_methods(recipe, run_dir, CACHE, progress)
 
 
 def leaves(config, prefix=""):
@@ -38,6 +46,18 @@ def smoke_run(tmp_path_factory):
 def test_the_registry_names_recipes_as_they_name_themselves():
     assert list(RECIPES) == [
         "hard-digits",
+        "hard-digits-families",
+        "hard-digits-affine",
+        "hard-digits-translation",
+        "hard-digits-linear",
+        "hard-digits-projective",
+        "hard-digits-flow",
+        "hard-digits-thin-plate",
+        "hard-digits-color",
+        "hard-digits-mix",
+        "hard-digits-affine-flow-color",
+        "hard-digits-latent",
+        "hard-digits-vdvae",
         "hard-mnist-mlp",
         "hard-mnist-vit",
         "config-digits",
@@ -129,7 +149,7 @@ def test_the_run_is_laid_out_as_a_report_reads_it(smoke_run):
         files = {file.name for file in (path / method / "seed-5").iterdir()}
         assert {"metrics.jsonl", "best.safetensors", "last.safetensors", "state.pt", "shift_accuracy.npz"} <= files
         augmented = {"augmentor.safetensors", "snapshots.npz"}
-        assert augmented <= files if method in ("random_affine", "hard") else not augmented & files
+        assert augmented <= files if method in ("random_augmentor", "hard") else not augmented & files
 
 
 def test_the_reported_accuracy_is_that_of_the_last_weights(smoke_run):
@@ -224,7 +244,11 @@ def test_threads_are_set_during_the_run_and_restored_after_an_error(tmp_path, mo
 
 
 def test_alternation_is_built_as_configured():
-    fixed, thresholds = AlternationConfig(student_steps=7).build(), AlternationConfig("thresholds", upper=0.7).build()
+    fixed = AlternationConfig(student_steps=7).build(10)
+    thresholds = AlternationConfig("thresholds", upper=0.7).build(10)
+    budget = AlternationConfig("budget", augmentor_steps=4).build(10)
+    assert isinstance(budget, Budget)
+    assert (budget.augmentor_steps, budget.student_steps) == (4, 10)
     assert isinstance(fixed, FixedRatio)
     assert fixed.student_steps == 7
     assert isinstance(thresholds, Thresholds)
@@ -248,8 +272,8 @@ def test_thresholds_run_end_to_end(tmp_path):
         ({"temperature": -1.0}, "temperature"),
         ({"threads": -1}, "threads must be >= 1"),
         ({"student": "vgg"}, "student must be one of"),
-        ({"teacher": TeacherConfig(model="vgg")}, r"teacher\.model must be one of"),
-        ({"teacher": TeacherConfig(learning_rate=0.0)}, "learning_rate"),
+        ({"teacher": HardTeacherConfig(model="vgg")}, r"teacher\.model must be one of"),
+        ({"teacher": HardTeacherConfig(learning_rate=0.0)}, "learning_rate"),
         ({"augmentor": AugmentorConfig(initial_scale=-1.0)}, "initial_scale"),
         ({"augmentor": AugmentorConfig(teacher_weight=-1.0)}, "teacher_weight"),
         ({"alternation": AlternationConfig("thresholds", lower=2.0, upper=1.0)}, "lower and upper"),
@@ -272,7 +296,6 @@ def test_a_shift_that_would_cut_digits_raises():
 
 def test_hard_digits_tests_all_169_shifts_of_test_images_only():
     data = get_recipe("hard-digits").load()
-    assert data.shifted_test is None
     assert len(data.shifts) == 169
-    assert data.shifts.images is data.splits.test.images
-    assert math.isclose(data.splits.train.images[:, :, :6].sum().item(), 0)
+    assert data.shifts.images is data.test.images
+    assert math.isclose(data.train.images[:, :, :6].sum().item(), 0)

@@ -20,7 +20,7 @@ ACCURACY = {
     "teacher": (0.985, 0.93),
     "student": (0.965, 0.18),
     "distillation": (0.97, 0.20),
-    "random_affine": (0.972, 0.62),
+    "random_augmentor": (0.972, 0.62),
     "hard": (0.973, 0.90),
 }
 FIGURES = 7
@@ -58,7 +58,7 @@ def write_method(run: RunDir, method: str, seed: int, steps: int = 40) -> None:
         fall = ACCURACY[method][0] - ACCURACY[method][1]
         accuracy = ACCURACY[method][0] - fall * np.hypot(dx, dy) / 4
         directory.save_arrays("shift_accuracy", dx_px=dx, dy_px=dy, accuracy=accuracy.clip(0, 1))
-        if method in ("hard", "random_affine"):
+        if method in ("hard", "random_augmentor"):
             count = 5
             scale = np.full((count, 2, 3), 0.1)
             scale[:, :, 2] += 0.3 * learns * np.linspace(0, 1, count)[:, None]

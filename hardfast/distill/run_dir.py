@@ -245,6 +245,14 @@ class MethodDir:
         torch.save(state, buffer)
         return write_bytes(self.path / "state.pt", buffer.getvalue())
 
+    def save_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Write ``<name>.json``, named tuples as lists, and return the path.
+
+        Raises:
+            OSError: as :func:`atomic_write`.
+        """
+        return _write_json(self.path / f"{_check_name('name', name)}.json", value)
+
     def save_arrays(self, name: str, **arrays: np.ndarray) -> Path:
         """Write numeric arrays to ``<name>.npz`` and return the path.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,9 @@ from hardfast.distill.objectives import AugmentorObjective, StudentObjective
 from hardfast.distill.run_dir import MethodDir
 from hardfast.distill.snapshots import SnapshotRecorder
 from hardfast.distill.step import AugmentorStep, augmentor_step, student_step, supervised_step
+
+#: Maps images ``[B, C, H, W]`` and a source of noise to images of the same shape.
+Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Trainer:
         augmentor: Augmentor | None = None,
         alternation: Alternation | None = None,
         generated: ImageSet | None = None,
-        transform: Augmentor | None = None,
+        transform: Transform | None = None,
         first_step: int = 0,
         seed: int = 0,
         directory: MethodDir | None = None,

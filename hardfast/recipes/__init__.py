@@ -7,6 +7,7 @@ from hardfast.recipes.config_digits import ConfigDigits
 from hardfast.recipes.config_spuco_birds import ConfigSpuCoBirds
 from hardfast.recipes.config_spurious_imagenet import ConfigSpuriousImageNet
 from hardfast.recipes.hard_digits import HardDigits
+from hardfast.recipes.hard_digits_shifts import ONE_FAMILY, HardDigitsFamilies
 from hardfast.recipes.hard_mnist import HardMnistMlp, HardMnistVit
 from hardfast.recipes.recipe import Published, Recipe
 
@@ -17,6 +18,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         HardDigits(),
+        HardDigitsFamilies(),
+        *(recipe() for recipe in ONE_FAMILY),
         HardMnistMlp(),
         HardMnistVit(),
         ConfigDigits(),

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import signal
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +23,7 @@ from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 from hardfast.distill.trainer import Trainer
 from hardfast.recipes.cache import cached
 from hardfast.recipes.config_recipe import METHODS, ConfigData, ConfigRecipe
-from hardfast.recipes.recipe import Results
+from hardfast.recipes.recipe import Results, of_each_seed
 
 _MIXES: dict[str, type[Augmentor]] = {"cutmix": CutMix, "mixup": MixUp}
 #: Rounds of one seed never share a start, unless there are more of them than this.
@@ -66,11 +63,9 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
         if recipe.workers > 1:
             if data.generator_train is not None and recipe.generator.kind == "diffusion":
                 recipe.make_image_model(data, cache, device, progress)  # once, before all processes need it
-            # Ctrl-C reaches the workers too: it ends them at once, instead of letting them take up the next seed.
-            ending = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
-            with ProcessPoolExecutor(recipe.workers, multiprocessing.get_context("spawn"), *ending) as pool:
-                for of_seed in pool.map(partial(_elsewhere, recipe, run_dir.path, cache, progress), seeds):
-                    add(of_seed)
+            elsewhere = partial(_elsewhere, recipe, run_dir.path, cache, progress)
+            for of_seed in of_each_seed(elsewhere, seeds, recipe.workers):
+                add(of_seed)
         else:
             image_model = _image_model(recipe, data, cache, device, progress)
             for seed in seeds:

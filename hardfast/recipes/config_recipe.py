@@ -24,7 +24,7 @@ from hardfast.distill.evaluate import group_accuracies
 from hardfast.distill.objectives import StudentObjective
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
-from hardfast.recipes.recipe import Recipe, earlier_code, our_choice, reported, training_config
+from hardfast.recipes.recipe import CACHE, Recipe, earlier_code, our_choice, reported, training_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +42,6 @@ METHODS = (
     "student_only",
     "config",
 )
-CACHE = Path("runs", "cache")
 _GUIDED = {"teacher_only": "teacher", "student_only": "student", "config": "both"}
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from hardfast.data.digits import MAX_SHIFT_PX, load_digits
 from hardfast.data.shifts import ShiftedSet
-from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
+from hardfast.recipes.hard_recipe import ExperimentData, HardAugmentorRecipe
 from hardfast.recipes.recipe import our_choice
 
 
@@ -30,7 +30,7 @@ class DigitsConfig:
 
 
 @dataclass(frozen=True)
-class HardDigits(HardRecipe):
+class HardDigits(HardAugmentorRecipe):
     """HARD on 1,797 real digits: a shift-robust CNN teaches an MLP that sees centred digits only."""
 
     name: ClassVar[str] = "hard-digits"
@@ -52,4 +52,5 @@ class HardDigits(HardRecipe):
         config = self.data
         splits = load_digits(config.split_seed, validation_size=config.validation_size, test_size=config.test_size)
         max_shift = 1 if self.smoke else config.max_shift_px
-        return ExperimentData(splits, ShiftedSet(splits.test.images, splits.test.labels, max_shift), None)
+        shifts = ShiftedSet(splits.test.images, splits.test.labels, max_shift)
+        return ExperimentData(splits.train, splits.validation, {"centred": splits.test}, shifts)

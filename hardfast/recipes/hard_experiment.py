@@ -3,129 +3,175 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from hardfast.augment import AffineAugmentor
+from hardfast.augment import Augmentor
+from hardfast.augment.baselines import make_baseline
 from hardfast.distill.alternation import Alternation
 from hardfast.distill.evaluate import accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
-from hardfast.distill.trainer import Trainer
-from hardfast.models import create_model
-from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
-from hardfast.recipes.recipe import Results, seeded
+from hardfast.distill.trainer import Trainer, TrainerConfig, Transform
+from hardfast.recipes.hard_recipe import FIXED, ExperimentData, HardRecipe
+from hardfast.recipes.recipe import Results, of_each_seed
 
-#: In the order in which they are run.
-METHODS = ("teacher", "student", "distillation", "random_affine", "hard")
+TEACHER = "teacher"
+#: A method and its accuracy on every test set.
+Tested = tuple[str, dict[str, float]]
 
 
 class _Parts(NamedTuple):
-    """What a method trains with beside the student."""
+    """What a method trains with beside the network."""
 
-    teacher: nn.Module | None
-    augmentor: AffineAugmentor | None
-    alternation: Alternation | None
+    teacher: nn.Module | None = None
+    augmentor: Augmentor | None = None
+    alternation: Alternation | None = None
+    transform: Transform | None = None
 
 
-def run(recipe: HardRecipe, run_dir: RunDir, progress: bool = True) -> list[ResultRow]:
-    """Runs every method for every seed and writes the run; the results so far are written after each method.
+def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True) -> list[ResultRow]:
+    """Runs every method for every seed and writes the run; the results so far are written after each method, or with
+    several processes after each seed.
 
     Every student of a seed starts from the same weights, sees the same clean batches and takes as many steps.
-    The last weights are tested, so that no selection at all stands between the training and the shifted
-    images.
+    The last weights are tested, or their moving average, so that no selection at all stands between the training and
+    the test images.
 
     Args:
         recipe: the experiment.
         run_dir: where it is written.
+        cache: directory of networks that are trained once.
         progress: whether to show progress bars and a line per method.
 
     Returns:
-        Accuracy per method and test split, and the published rows of methods that are not run here.
+        Accuracy per method and test set, and the published rows of methods that are not run here.
 
     Raises:
-        FileNotFoundError: the data are missing.
+        FileNotFoundError: data or weights are missing.
         OSError: the directory cannot be written.
     """
     recipe = recipe.resolved()
-    with recipe.machine() as device:
-        return _run(recipe, run_dir, device, progress)
-
-
-def _run(recipe: HardRecipe, run_dir: RunDir, device: torch.device, progress: bool) -> list[ResultRow]:
     start = time.perf_counter()
-    data = recipe.load().to(device)
-    run_dir.write_config(recipe.describe())
     results: Results = {}
-    for seed in range(recipe.first_seed, recipe.first_seed + recipe.seeds):
-        teacher: nn.Module | None = None
-        for method in METHODS:
-            with run_dir.method(method, seed) as directory:
-                model = _train(recipe, method, seed, data, teacher, device, directory, progress)
-                _test(model, method, data, results, directory)
-            if method == "teacher":
-                teacher = model
-            if progress:
-                tqdm.write(_line(method, seed, results, time.perf_counter() - start))
+    seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
+    with recipe.machine() as device:
+        data = recipe.load().to(device)
+        recipe.make_teacher(recipe.first_seed)  # its weights are looked for before anything is trained
+        run_dir.write_config(recipe.describe())
+        if recipe.workers > 1:
+            elsewhere = partial(_elsewhere, recipe, run_dir.path, cache, progress)
+            tested = (method for seed in of_each_seed(elsewhere, seeds, recipe.workers) for method in seed)
+        else:
+            tested = (
+                method
+                for seed in seeds
+                for method in _Seed(recipe, seed, data, run_dir, cache, device, progress, bars=progress).methods()
+            )
+        for method, accuracies in tested:
+            for name, value in accuracies.items():
+                results.setdefault((method, name, "accuracy"), []).append(value)
             run_dir.write_results(recipe.result_rows(results), time.perf_counter() - start)
     return recipe.result_rows(results)
 
 
-def _train(
-    recipe: HardRecipe,
-    method: str,
-    seed: int,
-    data: ExperimentData,
-    teacher: nn.Module | None,
-    device: torch.device,
-    directory: MethodDir,
-    progress: bool,
-) -> nn.Module:
-    name = recipe.teacher.model if method == "teacher" else recipe.student
-    model = seeded(lambda: create_model(name), seed).to(device)
-    if method == "teacher":
-        # Convolutions on the CPU are up to twice as fast this way, and the teacher is most of the work.
-        model = model.to(memory_format=torch.channels_last)
-    parts = _parts(recipe, method, teacher, device)
-    trainer = Trainer(
-        model,
-        data.splits.train,
-        data.splits.validation,
-        recipe.teacher_training() if method == "teacher" else recipe.student_training(),
-        **parts._asdict(),
-        seed=seed,
-        directory=directory,
-        progress=f"seed {seed} {method}" if progress else None,
-    )
-    trainer.fit()
-    return model
+def _elsewhere(recipe: HardRecipe, path: Path, cache: Path, progress: bool, seed: int) -> list[Tested]:
+    """All methods of a seed, in a process of its own and so without progress bars."""
+    with recipe.machine() as device:
+        data = recipe.load().to(device)
+        return list(_Seed(recipe, seed, data, RunDir(path), cache, device, progress, bars=False).methods())
 
 
-def _parts(recipe: HardRecipe, method: str, teacher: nn.Module | None, device: torch.device) -> _Parts:
-    if method in ("teacher", "student"):
-        return _Parts(None, None, None)
-    if method == "distillation":
-        return _Parts(teacher, None, None)
-    augmentor = recipe.augmentor.build().to(device)
-    if method == "random_affine":
-        return _Parts(teacher, augmentor.frozen(), None)
-    return _Parts(teacher, augmentor, recipe.alternation.build())
+class _Seed:
+    """One seed: its teacher, and the students of all methods."""
 
+    def __init__(
+        self,
+        recipe: HardRecipe,
+        seed: int,
+        data: ExperimentData,
+        run_dir: RunDir,
+        cache: Path,
+        device: torch.device,
+        progress: bool,
+        bars: bool,
+    ) -> None:
+        self.recipe, self.seed, self.data, self.run_dir = recipe, seed, data, run_dir
+        self.cache, self.device, self.progress, self.bars = cache, device, progress, bars
 
-def _test(model: nn.Module, method: str, data: ExperimentData, results: Results, directory: MethodDir) -> None:
-    test, shifted = data.splits.test, data.shifted_test
-    per_shift = accuracy_per_shift(model, data.shifts)
-    directory.save_arrays("shift_accuracy", **per_shift._asdict())
-    values = {
-        "centred": accuracy(model, test.images, test.labels),
-        "shifted": per_shift.mean if shifted is None else accuracy(model, shifted.images, shifted.labels),
-    }
-    for split, value in values.items():
-        results.setdefault((method, split, "accuracy"), []).append(value)
+    def methods(self) -> Iterator[Tested]:
+        """Trains and tests the networks in turn."""
+        start = time.perf_counter()
+        teacher: nn.Module | None = None
+        chosen = [method for method in self.recipe.known_methods if method in self.recipe.methods]
+        for method in (TEACHER, *chosen):
+            with self.run_dir.method(method, self.seed) as directory:
+                network = self._teacher(directory) if teacher is None else self._student(method, teacher, directory)
+                tested = self._test(network, directory)
+            teacher = teacher or network
+            if self.progress:
+                values = "   ".join(f"{name} {value:7.2%}" for name, value in tested.items())
+                tqdm.write(f"seed {self.seed}  {method:17s} {values}   after {time.perf_counter() - start:4.0f} s")
+            yield method, tested
 
+    def _teacher(self, directory: MethodDir) -> nn.Module:
+        teacher = self.recipe.make_teacher(self.seed).to(self.device)
+        if self.recipe.teacher.weights:
+            directory.save_weights("last", teacher)
+            return teacher
+        parts = _Parts(transform=self.recipe.teacher_transform())
+        return self._trained(teacher, self.recipe.teacher_training(), parts, TEACHER, directory)
 
-def _line(method: str, seed: int, results: Results, seconds: float) -> str:
-    values = (f"{split} {results[method, split, 'accuracy'][-1]:7.2%}" for split in ("centred", "shifted"))
-    return f"seed {seed}  {method:14s} {'   '.join(values)}   after {seconds:4.0f} s"
+    def _student(self, method: str, teacher: nn.Module, directory: MethodDir) -> nn.Module:
+        student = self.recipe.make_student(self.seed).to(self.device)
+        parts = self._parts(method, teacher)
+        size = self.recipe.image_shape[1:]
+        before = None if parts.augmentor is None else parts.augmentor.describe(size)
+        trained = self._trained(student, self.recipe.student_training(method), parts, method, directory)
+        if parts.augmentor is not None:
+            directory.save_json("augmentor", {"before": before, "after": parts.augmentor.describe(size)})
+        return trained
+
+    def _trained(
+        self, network: nn.Module, config: TrainerConfig, parts: _Parts, method: str, directory: MethodDir
+    ) -> nn.Module:
+        trainer = Trainer(
+            network,
+            self.data.train,
+            self.data.validation,
+            config,
+            **parts._asdict(),
+            seed=self.seed,
+            directory=directory,
+            progress=f"seed {self.seed} {method}" if self.bars else None,
+        )
+        trainer.fit()
+        return trainer.trained
+
+    def _parts(self, method: str, teacher: nn.Module) -> _Parts:
+        recipe = self.recipe
+        if method == "student":
+            return _Parts()
+        if method in FIXED:
+            augmentor = make_baseline(method, flip=recipe.flip, policy=recipe.policy)
+            return _Parts(teacher, augmentor.to(self.device))
+        config = recipe.augmentor_of(method)
+        if config is None:
+            return _Parts(teacher)
+        augmentor = config.build(self.data.train, recipe.image_shape, self.cache, self.device, self.bars)
+        if method == "random_augmentor":
+            return _Parts(teacher, augmentor.frozen())
+        return _Parts(teacher, augmentor, recipe.alternation.build(recipe.steps))
+
+    def _test(self, network: nn.Module, directory: MethodDir) -> dict[str, float]:
+        values = {name: accuracy(network, images, images.labels) for name, images in self.data.tests.items()}
+        if self.data.shifts is not None:
+            per_shift = accuracy_per_shift(network, self.data.shifts)
+            directory.save_arrays("shift_accuracy", **per_shift._asdict())
+            values.setdefault("shifted", per_shift.mean)
+        return values

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from hardfast.data.mnist import load_mnist, load_mnist_c
 from hardfast.data.shifts import ShiftedSet
-from hardfast.recipes.hard_recipe import ExperimentData, HardRecipe
-from hardfast.recipes.recipe import Published, TeacherConfig, earlier_code, our_choice
+from hardfast.recipes.hard_recipe import ExperimentData, HardAugmentorRecipe, HardTeacherConfig
+from hardfast.recipes.recipe import Published, earlier_code, our_choice
 
 _SOURCE = "the authors' public code of earlier work, one seed"
 
@@ -52,7 +52,7 @@ class MnistConfig:
 
 
 @dataclass(frozen=True)
-class MnistMlpTeacher(TeacherConfig):
+class MnistMlpTeacher(HardTeacherConfig):
     """The CNN and its training on labels."""
 
     model: str = earlier_code("cnn")
@@ -73,7 +73,7 @@ class MnistVitTeacher(MnistMlpTeacher):
 
 
 @dataclass(frozen=True)
-class HardMnistMlp(HardRecipe):
+class HardMnistMlp(HardAugmentorRecipe):
     """HARD on MNIST: a CNN teaches an MLP; tested on MNIST and on MNIST-C translate."""
 
     name: ClassVar[str] = "hard-mnist-mlp"
@@ -97,7 +97,8 @@ class HardMnistMlp(HardRecipe):
         shown = splits.test[: config.shift_images]
         max_shift = 1 if self.smoke else config.max_shift_px
         shifts = ShiftedSet(shown.images, shown.labels, max_shift)
-        return ExperimentData(splits, shifts, load_mnist_c(config.mnist_c_root, "translate"))
+        tests = {"centred": splits.test, "shifted": load_mnist_c(config.mnist_c_root, "translate")}
+        return ExperimentData(splits.train, splits.validation, tests, shifts)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,28 @@ authors' public code of earlier work has it), ``"reported"`` (a third party repo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
+from hardfast.distill.execution import Execution
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+#: Networks that are trained once, for several runs.
+CACHE = Path("runs", "cache")
+_Result = TypeVar("_Result")
 #: One value a seed, by (method, split, metric).
 Results = dict[tuple[str, str, str], list[float]]
 
@@ -72,6 +80,25 @@ class TeacherConfig:
     warmup_steps: int = our_choice(50)
     weight_decay: float = our_choice(0.0)
     label_smoothing: float = our_choice(0.0)
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How networks are run in training.
+
+    Args:
+        compile: whether student, teacher and augmentor are compiled, each as one graph.
+        precision: of the networks' layers.
+        channels_last: whether images and convolutions have their channels innermost.
+    """
+
+    compile: bool = our_choice(False)
+    precision: Literal["float32", "bfloat16"] = our_choice("float32")
+    channels_last: bool = our_choice(True)
+
+    def build(self) -> Execution:
+        """What the trainer takes."""
+        return Execution(self.compile, self.precision, self.channels_last)
 
 
 @dataclass(frozen=True)
@@ -175,6 +202,23 @@ def training_config(source: Any, **options: Any) -> TrainerConfig:
         log_every=max(1, min(20, source.steps // 50)),
         **options,
     )
+
+
+def of_each_seed(function: Callable[[int], _Result], seeds: Sequence[int], workers: int) -> Iterator[_Result]:
+    """Calls a function of every seed, in order; with several workers in processes of their own.
+
+    Args:
+        function: can be pickled.
+        seeds: its arguments.
+        workers: number of processes, >= 1; 1 for this one.
+    """
+    if workers == 1:
+        yield from map(function, seeds)
+        return
+    # Ctrl-C reaches the workers too: it ends them at once, instead of letting them take up the next seed.
+    ending = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), *ending) as pool:
+        yield from pool.map(function, seeds)
 
 
 def _leaves(config: Any, defaults: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -33,7 +33,7 @@ _COLOURS = {
     "teacher": "#333333",
     "student": "#999999",
     "distillation": "#0072B2",
-    "random_affine": "#E69F00",
+    "random_augmentor": "#E69F00",
     "hard": "#009E73",
 }
 _OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#A6761D")
@@ -193,7 +193,7 @@ def _augmentor_steps(part: MethodRun) -> tuple[np.ndarray, np.ndarray]:
 def augmented_images(run: Run) -> Figure | None:
     """A grid of the same images: clean, from the learned augmentor through training, from the random one."""
     learned = next((part.snapshots for part in run.of("hard") if part.snapshots is not None), None)
-    random = next((part.snapshots for part in run.of("random_affine") if part.snapshots is not None), None)
+    random = next((part.snapshots for part in run.of("random_augmentor") if part.snapshots is not None), None)
     rows: list[tuple[str, np.ndarray]] = []
     if learned is not None and len(learned["steps"]):
         rows.append(("clean", learned["clean"]))
@@ -201,7 +201,7 @@ def augmented_images(run: Run) -> Figure | None:
             rows.append((f"HARD, step {int(learned['steps'][index]):,}", learned["augmented"][index]))
     if random is not None and len(random["steps"]):
         rows = rows or [("clean", random["clean"])]
-        rows.append(("random affine", random["augmented"][-1]))
+        rows.append(("random augmentor", random["augmented"][-1]))
     return _image_grid(rows) if rows else None
 
 
@@ -240,7 +240,7 @@ def scale_curves(run: Run) -> Figure | None:
         return None
     level = _initial_scale(run)
     if level is not None:
-        axes.axhline(level, color=_COLOURS["random_affine"], linestyle="--", linewidth=1.2, label="random affine")
+        axes.axhline(level, color=_COLOURS["random_augmentor"], linestyle="--", linewidth=1.2, label="random augmentor")
     axes.set_ylim(bottom=0.0)
     axes.legend()
     return figure
@@ -273,7 +273,7 @@ def _draw_scales(axes: Axes, part: MethodRun, first: bool) -> bool:
 
 
 def _initial_scale(run: Run) -> float | None:
-    for part in run.of("random_affine"):
+    for part in run.of("random_augmentor"):
         if part.snapshots is not None and part.snapshots.get("scale", np.empty(0)).size:
             return float(part.snapshots["scale"][0].mean())
     return None

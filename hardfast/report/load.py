@@ -19,7 +19,7 @@ _METHOD_ORDER = (
     "teacher",
     "student",
     "distillation",
-    "random_affine",
+    "random_augmentor",
     "cutmix",
     "mixup",
     "unguided",
@@ -155,7 +155,7 @@ def _missing(config: dict[str, Any] | None, results: object, methods: list[Metho
             missing.append(f"{where}/metrics.jsonl is missing or empty: no curves for it.")
         if run.shifts is None and not _generates(config):
             missing.append(f"{where}/shift_accuracy.npz is missing: it was not evaluated on the shifts.")
-        if run.snapshots is None and run.method in ("hard", "random_affine"):
+        if run.snapshots is None and run.method in ("hard", "random_augmentor"):
             missing.append(f"{where}/snapshots.npz is missing: no pictures of its augmented images.")
     return missing
 

@@ -1,0 +1,252 @@
+"""``hard-digits-*``: every family of augmentors, on digits shifted, rotated, scaled, recoloured and warped."""
+
+# ruff: noqa: RUF009 - the defaults are immutable, and so may be shared
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from hardfast.data.digit_shifts import RandomShifts, digit_shifts, load_rgb_digits, shifted_sets
+from hardfast.distill.trainer import Transform
+from hardfast.recipes.hard_augmentor import AugmentorConfig, Family
+from hardfast.recipes.hard_recipe import ExperimentData, HardAugmentorRecipe, HardRecipe, HardTeacherConfig
+from hardfast.recipes.recipe import our_choice
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class DigitShiftsConfig:
+    """The data.
+
+    Args:
+        split_seed: seed of the split, the same for all seeds of the run.
+        validation_size: validation images.
+        test_size: test images, each of which is shown under several draws of every shift.
+        draws: of every shift for each test image.
+        shift_seed: seed of these draws.
+    """
+
+    split_seed: int = our_choice(0)
+    validation_size: int = our_choice(200)
+    test_size: int = our_choice(400)
+    draws: int = our_choice(5)
+    shift_seed: int = our_choice(0)
+
+
+@dataclass(frozen=True)
+class DigitShiftsTeacher(HardTeacherConfig):
+    """The CNN and its training on labels, under all kinds of shift, of which the student sees none."""
+
+    steps: int = our_choice(1500)
+
+
+@dataclass(frozen=True)
+class DigitAugmentorConfig(AugmentorConfig):
+    """The augmentor of a family."""
+
+    family: Family = our_choice("affine")
+    initial_scale: float = our_choice(0.1)
+
+
+@dataclass(frozen=True)
+class FamiliesConfig:
+    """The augmentor of each family."""
+
+    affine: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("affine"))
+    translation: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("translation"))
+    linear: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("linear"))
+    projective: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("projective"))
+    flow: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("flow"))
+    thin_plate: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("thin_plate"))
+    color: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("color"))
+    mix: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("mix"))
+    affine_flow_color: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("affine_flow_color"))
+    latent: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("latent"))
+    vdvae: DigitAugmentorConfig = our_choice(DigitAugmentorConfig("vdvae"))
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            family = getattr(self, item.name).family
+            if family != item.name:
+                raise ValueError(f"augmentors.{item.name}.family must stay {item.name!r}; got {family!r}")
+
+
+AUGMENTORS = FamiliesConfig()
+FAMILIES = tuple(item.name for item in dataclasses.fields(FamiliesConfig))
+
+
+@dataclass(frozen=True)
+class DigitShiftsRecipe(HardRecipe):
+    """HARD on 1,797 real digits in colour against five kinds of shift; its recipes differ in their augmentors."""
+
+    image_shape: ClassVar[tuple[int, int, int]] = (3, 28, 28)
+
+    data: DigitShiftsConfig = our_choice(DigitShiftsConfig())
+    teacher: HardTeacherConfig = our_choice(DigitShiftsTeacher())
+    # As for hard-digits: at this size neither a GPU nor a second thread helps.
+    device: Literal["auto", "cpu", "cuda"] = our_choice("cpu")
+    threads: int = our_choice(1)
+
+    def load(self) -> ExperimentData:
+        config = self.data
+        splits = load_rgb_digits(config.split_seed, validation_size=config.validation_size, test_size=config.test_size)
+        draws = 1 if self.smoke else config.draws
+        tests = {"centred": splits.test} | shifted_sets(splits.test, draws, config.shift_seed)
+        return ExperimentData(splits.train, splits.validation, tests)
+
+    def teacher_transform(self) -> Transform:
+        return RandomShifts(digit_shifts())
+
+
+@dataclass(frozen=True)
+class HardDigitsFamilies(DigitShiftsRecipe):
+    """HARD on digits with every family of augmentors, each a method of its own, against five kinds of shift."""
+
+    name: ClassVar[str] = "hard-digits-families"
+    title: ClassVar[str] = "Families of augmentors against kinds of shift on scikit-learn's digits"
+    known_methods: ClassVar[tuple[str, ...]] = ("student", "distillation", *FAMILIES)
+
+    methods: tuple[str, ...] = our_choice(("distillation", *FAMILIES))
+    augmentors: FamiliesConfig = our_choice(AUGMENTORS)
+    workers: int = our_choice(2)
+
+    def augmentor_of(self, method: str) -> AugmentorConfig | None:
+        return getattr(self.augmentors, method) if method in FAMILIES else None
+
+    def shrunk(self) -> Self:
+        augmentors = {family: getattr(self.augmentors, family).shrunk() for family in FAMILIES}
+        return dataclasses.replace(super().shrunk(), augmentors=FamiliesConfig(**augmentors))
+
+
+@dataclass(frozen=True)
+class _OneFamily(DigitShiftsRecipe, HardAugmentorRecipe):
+    methods: tuple[str, ...] = our_choice(("distillation", "random_augmentor", "hard"))
+
+
+@dataclass(frozen=True)
+class HardDigitsAffine(_OneFamily):
+    """HARD on digits against five kinds of shift, with affine maps."""
+
+    name: ClassVar[str] = "hard-digits-affine"
+    title: ClassVar[str] = "Learned affine maps against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.affine)
+
+
+@dataclass(frozen=True)
+class HardDigitsTranslation(_OneFamily):
+    """HARD on digits against five kinds of shift, with translations."""
+
+    name: ClassVar[str] = "hard-digits-translation"
+    title: ClassVar[str] = "Learned translations against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.translation)
+
+
+@dataclass(frozen=True)
+class HardDigitsLinear(_OneFamily):
+    """HARD on digits against five kinds of shift, with linear maps."""
+
+    name: ClassVar[str] = "hard-digits-linear"
+    title: ClassVar[str] = "Learned linear maps against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.linear)
+
+
+@dataclass(frozen=True)
+class HardDigitsProjective(_OneFamily):
+    """HARD on digits against five kinds of shift, with projective maps."""
+
+    name: ClassVar[str] = "hard-digits-projective"
+    title: ClassVar[str] = "Learned projective maps against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.projective)
+
+
+@dataclass(frozen=True)
+class HardDigitsFlow(_OneFamily):
+    """HARD on digits against five kinds of shift, with coarse flows."""
+
+    name: ClassVar[str] = "hard-digits-flow"
+    title: ClassVar[str] = "Learned coarse flows against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.flow)
+
+
+@dataclass(frozen=True)
+class HardDigitsThinPlate(_OneFamily):
+    """HARD on digits against five kinds of shift, with thin-plate splines."""
+
+    name: ClassVar[str] = "hard-digits-thin-plate"
+    title: ClassVar[str] = "Learned thin-plate splines against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.thin_plate)
+
+
+@dataclass(frozen=True)
+class HardDigitsColor(_OneFamily):
+    """HARD on digits against five kinds of shift, with affine maps of the colours."""
+
+    name: ClassVar[str] = "hard-digits-color"
+    title: ClassVar[str] = "Learned affine maps of the colours against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.color)
+
+
+@dataclass(frozen=True)
+class HardDigitsMix(_OneFamily):
+    """HARD on digits against five kinds of shift, with mixtures of two images."""
+
+    name: ClassVar[str] = "hard-digits-mix"
+    title: ClassVar[str] = "Learned mixtures of two images against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.mix)
+
+
+@dataclass(frozen=True)
+class HardDigitsAffineFlowColor(_OneFamily):
+    """HARD on digits against five kinds of shift, with affine maps, flows and colours in turn."""
+
+    name: ClassVar[str] = "hard-digits-affine-flow-color"
+    title: ClassVar[str] = "Learned maps, flows and colours against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.affine_flow_color)
+
+
+@dataclass(frozen=True)
+class HardDigitsLatent(_OneFamily):
+    """HARD on digits against five kinds of shift, with edited codes of an autoencoder."""
+
+    name: ClassVar[str] = "hard-digits-latent"
+    title: ClassVar[str] = "Learned edited codes of an autoencoder against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.latent)
+
+
+@dataclass(frozen=True)
+class HardDigitsVdvae(_OneFamily):
+    """HARD on digits against five kinds of shift, with edited codes of a very deep VAE."""
+
+    name: ClassVar[str] = "hard-digits-vdvae"
+    title: ClassVar[str] = "Learned edited codes of a very deep VAE against kinds of shift on scikit-learn's digits"
+
+    augmentor: AugmentorConfig = our_choice(AUGMENTORS.vdvae)
+
+
+#: One recipe a family.
+ONE_FAMILY: tuple[type[HardAugmentorRecipe], ...] = (
+    HardDigitsAffine,
+    HardDigitsTranslation,
+    HardDigitsLinear,
+    HardDigitsProjective,
+    HardDigitsFlow,
+    HardDigitsThinPlate,
+    HardDigitsColor,
+    HardDigitsMix,
+    HardDigitsAffineFlowColor,
+    HardDigitsLatent,
+    HardDigitsVdvae,
+)
