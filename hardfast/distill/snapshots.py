@@ -41,7 +41,8 @@ class SnapshotRecorder:
             {
                 "step": step,
                 "augmented": self.augmentor(self.images, generator).cpu(),
-                **{name: value.cpu() for name, value in self.augmentor.arrays().items()},
+                # Parameters themselves among them: a later step must not change what was recorded.
+                **{name: value.detach().to("cpu", copy=True) for name, value in self.augmentor.arrays().items()},
             }
         )
 
