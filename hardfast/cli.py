@@ -285,12 +285,13 @@ def _report(run: tyro.conf.Positional[Path]) -> int:
     Args:
         run: directory of the run, such as runs/hard-digits/20260101-120000.
     """
-    from hardfast.report import BrokenRunError, build_report, load_run, print_table, results_table
+    from hardfast.report import BrokenRunError, build_report, load_run, print_table, results_tables
 
     try:
         loaded = load_run(run)
         if loaded.rows:
-            print_table(results_table(loaded.rows))
+            for table in results_tables(loaded.rows):
+                print_table(table)
             print(f"results  {run / 'results.json'}")
         else:
             print("no results yet")

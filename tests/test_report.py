@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from report_page import Page
 from rich.console import Console
 
 from hardfast.distill.run_dir import ResultRow, RunDir
-from hardfast.report import BrokenRunError, build_report, load_run, print_table, results_table
+from hardfast.report import BrokenRunError, build_report, load_run, print_table, results_tables
 from hardfast.report.tables import config_table, gap_closed, headline
 
 ACCURACY = {
@@ -70,6 +70,9 @@ def write_method(run: RunDir, method: str, seed: int, steps: int = 40) -> None:
                 mean=np.tile(np.eye(2, 3), (count, 1, 1)),
                 scale=scale,
             )
+            before = {"shift_x_px": (0.0, 1.4), "rotation_deg": (0.0, 4.0 + 2 * seed)}
+            after = {"shift_x_px": (-0.0041, 1.4 + 3 * learns), "rotation_deg": (0.25, 4.0 - learns + 2 * seed)}
+            directory.save_json("augmentor", {"before": before, "after": after})
 
 
 @pytest.fixture(scope="module")
@@ -101,46 +104,17 @@ def make_run(path: Path, seeds: int = 2) -> Path:
     return path
 
 
-class Page(HTMLParser):
-    """The text of a page, its tables as lists of lines, and how often each tag opens."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tables: list[list[list[str]]] = []
-        self.tags: dict[str, int] = {}
-        self.text = ""
-        self._stack: list[str] = []
-        self.feed(self.source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] = self.tags.get(tag, 0) + 1
-        self._stack.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._stack and self._stack.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self._stack:
-            return
-        self.text += data
-        if self._stack and self._stack[-1] in ("td", "th"):
-            self.tables[-1][-1][-1] += data
-
-
 def test_report_of_finished_run(finished_page: Page) -> None:
     page = finished_page
     assert page.tags["svg"] == FIGURES
-    results, configuration, header = page.tables
+    results, learned, configuration, header = page.tables
     assert results[0] == ["method", "centred accuracy, %", "shifted accuracy, %", "gap closed, %"]
     assert results[-1] == ["HARD", "97.3 ± 0.7", "90.0 ± 0.7", "95.9"]
+    assert learned == [
+        ["method", "quantity", "before", "after"],
+        ["HARD", "shift to the right, px", "0.00 ± 1.40", "0.00 ± 4.40"],
+        ["", "rotation, clockwise, degrees", "0.0 ± 5.0", "0.2 ± 4.0"],
+    ]
     assert ["temperature", "5.0", "earlier code"] in configuration
     assert ["seconds", "93.0"] in header
     assert "HARD reaches 90.0 % accuracy and closes 95.9 % of the gap" in page.text
@@ -202,6 +176,8 @@ def test_report_of_interrupted_run(run: RunDir) -> None:
     assert "config.json is missing" in page.text
     assert "results.json is missing" in page.text
     assert "hard/seed-0/snapshots.npz is missing" in page.text
+    assert "hard/seed-0/shift_accuracy.npz is missing" in page.text
+    assert "hard/seed-0/augmentor.json" not in page.text
     assert "teacher/seed-0" not in page.text
     assert "No results yet" in page.text
     assert page.tags["svg"] == 4
@@ -248,6 +224,10 @@ def test_colour_images(run: RunDir) -> None:
         ("hard/seed-0/metrics.jsonl", b'{"step": 1}\n{"step"\n{"step": 3}\n', "line 2 is not a JSON object"),
         ("hard/seed-0/snapshots.npz", b"PK\x03\x04 cut", "not a zip file"),
         ("hard/seed-0/shift_accuracy.npz", b"", "No data left in file"),
+        ("hard/seed-0/augmentor.json", b'{"before": {}, "aft', "Unterminated string"),
+        ("hard/seed-0/augmentor.json", b'{"before": {}}', "'after' must be an object of quantities, got None"),
+        ("hard/seed-0/augmentor.json", b'{"before": {"x_px": [1]}}', "'before', 'x_px' must be [mean, std], got [1]"),
+        ("hard/seed-0/augmentor.json", b'{"before": {"x_px": ["1", 2]}}', "must be [mean, std], got ['1', 2]"),
     ],
 )
 def test_damaged_file_is_named(run: RunDir, name: str, content: bytes, cause: str) -> None:
@@ -303,7 +283,7 @@ def test_shift_average_over_seeds(run: RunDir) -> None:
 
 def test_terminal_table() -> None:
     output = io.StringIO()
-    print_table(results_table(result_rows()), Console(file=output, width=100))
+    print_table(results_tables(result_rows())[0], Console(file=output, width=100))
     lines = [line.split() for line in output.getvalue().splitlines()]
     assert ["HARD", "97.3", "±", "1.0", "90.0", "±", "1.0", "95.9"] in lines
     assert ["teacher", "98.5", "±", "1.0", "93.0", "±", "1.0", "-"] in lines

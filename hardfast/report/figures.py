@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,15 @@ from hardfast.report.load import MethodRun, Run
 from hardfast.report.tables import method_label
 
 __all__ = [
+    "WIDTH",
     "accuracy_curves",
     "alternation",
-    "augmented_images",
+    "axes_of",
+    "colour_of",
+    "draw_series",
+    "first_learner",
     "loss_curves",
-    "scale_curves",
+    "many_methods",
     "shift_curve",
     "shift_maps",
     "style",
@@ -36,7 +40,10 @@ _COLOURS = {
     "random_augmentor": "#E69F00",
     "hard": "#009E73",
 }
-_OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#A6761D")
+_OTHER_COLOURS = (
+    *("#CC79A7", "#56B4E9", "#D55E00", "#8C6BB1", "#A6761D", "#66A61E"),
+    *("#E7298A", "#1B4F72", "#F0C808", "#7F0000", "#17BECF", "#B5B5F0"),
+)
 _STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -58,10 +65,10 @@ _STYLE: Any = {
     "legend.fontsize": 8.5,
     "svg.hashsalt": "hardfast",
 }
-_WIDTH = 8.2  # inches: the text width of the page
+WIDTH = 8.2  # inches: the text width of the page
 _MAX_POINTS = 300
-_MAX_ROWS = 8
-_MAX_COLUMNS = 12
+# More methods than this get one line each, not one a seed, and their legend beside the axes.
+_FEW_METHODS = 10
 
 
 @contextmanager
@@ -95,29 +102,52 @@ def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.array([steps[part].mean() for part in parts]), np.array([values[part].mean() for part in parts])
 
 
-def _draw(axes: Axes, run: MethodRun, name: str, colour: str, label: str | None, phase: str | None = None) -> bool:
-    steps, values = _thin(*run.series(name, phase))
+def draw_series(
+    axes: Axes,
+    runs: MethodRun | Sequence[MethodRun],
+    name: str,
+    colour: str,
+    label: str | None,
+    phase: str | None = None,
+) -> bool:
+    """Draw a metric of one seed, or its mean over several, and say whether there was any."""
+    runs = [runs] if isinstance(runs, MethodRun) else runs
+    series = [run.series(name, phase) for run in runs]
+    steps, places = np.unique(np.concatenate([steps for steps, _ in series]), return_inverse=True)
     if len(steps) == 0:
         return False
+    values = np.bincount(places, np.concatenate([values for _, values in series])) / np.bincount(places)
     marker = "o" if len(steps) == 1 else None
-    axes.plot(steps, values, color=colour, label=label, marker=marker, markersize=4, alpha=0.85)
+    axes.plot(*_thin(steps, values), color=colour, label=label, marker=marker, markersize=4, alpha=0.85)
     return True
 
 
+def many_methods(run: Run) -> bool:
+    """Whether a run has more methods than can be told apart with a line per seed."""
+    return len(run.method_names()) > _FEW_METHODS
+
+
 def _draw_methods(axes: Axes, run: Run, name: str, phase: str | None = None) -> bool:
-    """Draw a metric of every method that has it, one line per seed, and say whether there was any."""
+    """Draw a metric of every method that has it, and say whether there was any."""
     drawn: set[str] = set()
     names = run.method_names()
-    for part in run.methods:
-        label = None if part.method in drawn else method_label(part.method)
-        if _draw(axes, part, name, colour_of(part.method, names), label, phase):
-            drawn.add(part.method)
-    if drawn:
-        axes.legend()
+    groups = [run.of(method) for method in names] if many_methods(run) else [[part] for part in run.methods]
+    for parts in groups:
+        method = parts[0].method
+        label = None if method in drawn else method_label(method)
+        if draw_series(axes, parts, name, colour_of(method, names), label, phase):
+            drawn.add(method)
     return bool(drawn)
 
 
-def _axes(figure: Figure, *position: int, title: str, y: str = "", x: str = "training step") -> Axes:
+def _legend(figure: Figure, axes: Axes, run: Run) -> None:
+    if many_methods(run):
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
+    elif axes.get_lines():
+        axes.legend()
+
+
+def axes_of(figure: Figure, *position: int, title: str, y: str = "", x: str = "training step") -> Axes:
     axes = figure.add_subplot(*position)
     axes.set(title=title, xlabel=x, ylabel=y)
     return axes
@@ -131,52 +161,57 @@ def _log_scale_if_wide(axes: Axes) -> None:
 
 
 def accuracy_curves(run: Run) -> Figure | None:
-    """Validation accuracy of every method against the training step, one line per seed."""
-    figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
-    axes = _axes(figure, 1, 1, 1, title="Validation accuracy (centred)")
+    """Validation accuracy of every method against the training step."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = axes_of(figure, 1, 1, 1, title="Validation accuracy (centred)" if run.centred else "Validation accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return figure if _draw_methods(axes, run, "validation_accuracy") else None
+    drawn = _draw_methods(axes, run, "validation_accuracy")
+    _legend(figure, axes, run)
+    return figure if drawn else None
 
 
 def loss_curves(run: Run) -> Figure | None:
     """The two losses: the student's for every method, the augmentor's where one learns."""
     with_augmentor = any(len(part.series("augmentor_loss")[0]) for part in run.methods)
-    figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
-    left = _axes(figure, 1, 2 if with_augmentor else 1, 1, title="Student loss")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    left = axes_of(figure, 1, 2 if with_augmentor else 1, 1, title="Student loss")
     drawn = _draw_methods(left, run, "student_loss")
+    _legend(figure, left, run)
     if drawn:
         _log_scale_if_wide(left)
     if with_augmentor:
-        right = _axes(figure, 1, 2, 2, title="Augmentor loss")
+        right = axes_of(figure, 1, 2, 2, title="Augmentor loss")
         right.axhline(0.0, color="#BBBBBB", linewidth=0.8)
-        _draw_methods(right, run, "augmentor_loss")
+        if _draw_methods(right, run, "augmentor_loss") and not many_methods(run):
+            right.legend()
     return figure if drawn or with_augmentor else None
 
 
 def alternation(run: Run) -> Figure | None:
     """Disagreement in the steps of the student and of the augmentor, and how many steps the augmentor has had."""
-    part = _first_learner(run)
+    part = first_learner(run)
     if part is None:
         return None
-    figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
-    left = _axes(figure, 1, 2, 1, title="Disagreement by phase")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    left = axes_of(figure, 1, 2, 1, title="Disagreement by phase")
     left.set_ylabel("disagreement, nats")
     for phase, colour in (("student", "#0072B2"), ("augmentor", "#D55E00")):
-        _draw(left, part, "disagreement", colour, f"{phase} steps", phase)
-    _draw(left, part, "teacher_consistency", "#AAAAAA", "teacher: augmented against clean")
+        draw_series(left, [part], "disagreement", colour, f"{phase} steps", phase)
+    draw_series(left, [part], "teacher_consistency", "#AAAAAA", "teacher: augmented against clean")
     if left.get_lines():
         left.set_ylim(0.0, 1.35 * left.get_ylim()[1])  # room for the legend
         left.legend(loc="upper right")
-    right = _axes(figure, 1, 2, 2, title="Augmentor steps so far")
+    right = axes_of(figure, 1, 2, 2, title="Augmentor steps so far")
     right.yaxis.set_major_locator(MaxNLocator(integer=True))
     for other in run.of(part.method):
         steps, values = _augmentor_steps(other)
-        right.plot(steps, values, color=_COLOURS["hard"], alpha=0.85)
+        right.plot(steps, values, color=colour_of(part.method, run.method_names()), alpha=0.85)
     return figure
 
 
-def _first_learner(run: Run) -> MethodRun | None:
-    for part in run.methods:
+def first_learner(run: Run) -> MethodRun | None:
+    """Return the first seed whose augmentor has learned, of HARD if it is there."""
+    for part in sorted(run.methods, key=lambda part: part.method != "hard"):
         if any(line.get("phase") == "augmentor" for line in part.metrics):
             return part
     return None
@@ -188,95 +223,6 @@ def _augmentor_steps(part: MethodRun) -> tuple[np.ndarray, np.ndarray]:
         steps, _ = part.series("step", "augmentor")
         values = np.arange(1, len(steps) + 1, dtype=np.float64)
     return _thin(steps, values)
-
-
-def augmented_images(run: Run) -> Figure | None:
-    """A grid of the same images: clean, from the learned augmentor through training, from the random one."""
-    learned = next((part.snapshots for part in run.of("hard") if part.snapshots is not None), None)
-    random = next((part.snapshots for part in run.of("random_augmentor") if part.snapshots is not None), None)
-    rows: list[tuple[str, np.ndarray]] = []
-    if learned is not None and len(learned["steps"]):
-        rows.append(("clean", learned["clean"]))
-        for index in _spread(len(learned["steps"]), _MAX_ROWS):
-            rows.append((f"HARD, step {int(learned['steps'][index]):,}", learned["augmented"][index]))
-    if random is not None and len(random["steps"]):
-        rows = rows or [("clean", random["clean"])]
-        rows.append(("random augmentor", random["augmented"][-1]))
-    return _image_grid(rows) if rows else None
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most ``most`` indices below ``count``, evenly spread, the first and the last among them."""
-    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
-
-
-def _image_grid(rows: list[tuple[str, np.ndarray]]) -> Figure:
-    columns = min(_MAX_COLUMNS, *(len(images) for _, images in rows))
-    cell = (_WIDTH - 1.4) / max(columns, 8)
-    figure = Figure(figsize=(1.4 + cell * columns, cell * len(rows)))
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    left = 1.4 / figure.get_figwidth()
-    figure.subplots_adjust(left=left, right=1.0, top=1.0, bottom=0.0, wspace=0.04, hspace=0.04)
-    for line, (label, images) in zip(grid, rows, strict=True):
-        line[0].text(-0.12, 0.5, label, ha="right", va="center", transform=line[0].transAxes, color="#333333")
-        for axes, image in zip(line, images[:columns], strict=True):
-            axes.imshow(_displayable(image), cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-            axes.set_axis_off()
-    return figure
-
-
-def _displayable(image: np.ndarray) -> np.ndarray:
-    """Return an image [C, H, W] as imshow takes it: [H, W, 3] for colour, the first channel [H, W] otherwise."""
-    image = np.clip(np.nan_to_num(image.astype(np.float32)), 0.0, 1.0)
-    return image.transpose(1, 2, 0) if image.shape[0] == 3 else image[0]
-
-
-def scale_curves(run: Run) -> Figure | None:
-    """The learned standard deviations through training, translation apart from the linear part."""
-    figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
-    axes = _axes(figure, 1, 1, 1, title="Scales of the augmentor's distribution", y="standard deviation")
-    drawn = [_draw_scales(axes, part, first=part is run.of("hard")[0]) for part in run.of("hard")]
-    if not any(drawn):
-        return None
-    level = _initial_scale(run)
-    if level is not None:
-        axes.axhline(level, color=_COLOURS["random_augmentor"], linestyle="--", linewidth=1.2, label="random augmentor")
-    axes.set_ylim(bottom=0.0)
-    axes.legend()
-    return figure
-
-
-def _draw_scales(axes: Axes, part: MethodRun, first: bool) -> bool:
-    """Draw all six entries where snapshots have them, else the logged means of translation and linear part."""
-    snapshots = part.snapshots
-    if snapshots is not None and snapshots.get("scale", np.empty(0)).shape == (len(snapshots["steps"]), 2, 3):
-        steps, scale = snapshots["steps"], snapshots["scale"]
-        marker = "o" if len(steps) == 1 else None
-        for row, column in np.ndindex(2, 3):
-            colour, label = ("#009E73", "translation") if column == 2 else ("#7570B3", "linear")
-            shown = label if first and row == 0 and column in (0, 2) else None
-            values = scale[:, row, column]
-            axes.plot(
-                steps,
-                values,
-                color=colour,
-                label=shown,
-                marker=marker,
-                markersize=4,
-                linewidth=1.2,
-                alpha=0.8,
-            )
-        return len(steps) > 0
-    translation = _draw(axes, part, "scale_translation", "#009E73", "translation (mean)" if first else None)
-    linear = _draw(axes, part, "scale_linear", "#7570B3", "linear (mean)" if first else None)
-    return translation or linear
-
-
-def _initial_scale(run: Run) -> float | None:
-    for part in run.of("random_augmentor"):
-        if part.snapshots is not None and part.snapshots.get("scale", np.empty(0)).size:
-            return float(part.snapshots["scale"][0].mean())
-    return None
 
 
 def _mean_shifts(run: Run, method: str) -> dict[tuple[int, int], float]:
@@ -301,7 +247,7 @@ def shift_maps(run: Run) -> Figure | None:
         return None
     columns = min(5, len(found))
     lines = -(-len(found) // columns)
-    figure = Figure(figsize=(_WIDTH, 2.2 * lines + 0.1), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.2 * lines + 0.1), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
     reach = max(max(abs(dx), abs(dy)) for _, shifts in found for dx, dy in shifts)
     image = None
@@ -330,8 +276,8 @@ def shift_curve(run: Run) -> Figure | None:
     found = _methods_with_shifts(run)
     if not found:
         return None
-    figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
-    axes = _axes(figure, 1, 1, 1, title="Accuracy against the length of the shift", x="length of the shift, px")
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = axes_of(figure, 1, 1, 1, title="Accuracy against the length of the shift", x="length of the shift, px")
     for method, shifts in found:
         lengths = np.array([round(float(np.hypot(dx, dy))) for dx, dy in shifts])
         accuracy = np.array(list(shifts.values()))

@@ -13,15 +13,33 @@ import numpy as np
 
 from hardfast.distill.run_dir import ResultRow
 
-__all__ = ["BrokenRunError", "MethodRun", "Run", "load_run"]
+__all__ = ["FIXED", "BrokenRunError", "MethodRun", "Quantities", "Run", "learns", "load_run", "method_rank"]
 
+#: Mean and standard deviation of quantities by name; None where they are not finite.
+Quantities = dict[str, tuple[float | None, float | None]]
+
+#: Fixed augmentations, which are methods too.
+FIXED = ("crop_flip", "rand_augment", "auto_augment", "trivial_augment", "augmix", "cutmix", "mixup")
+_FAMILIES = (
+    "affine",
+    "translation",
+    "linear",
+    "projective",
+    "flow",
+    "thin_plate",
+    "color",
+    "mix",
+    "affine_flow_color",
+    "latent",
+    "vdvae",
+)
 _METHOD_ORDER = (
     "teacher",
     "student",
     "distillation",
+    *FIXED,
     "random_augmentor",
-    "cutmix",
-    "mixup",
+    *_FAMILIES,
     "unguided",
     "image_to_image",
     "other_class",
@@ -48,6 +66,8 @@ class MethodRun:
         metrics: the lines of metrics.jsonl, in order.
         snapshots: the arrays of snapshots.npz, or None.
         shifts: the arrays of shift_accuracy.npz, or None.
+        augmentor: the content of augmentor.json, what its augmentor does ``before`` and ``after`` the training; or
+            None.
     """
 
     method: str
@@ -55,6 +75,7 @@ class MethodRun:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     snapshots: dict[str, np.ndarray] | None = None
     shifts: dict[str, np.ndarray] | None = None
+    augmentor: dict[str, Quantities] | None = None
 
     def series(self, name: str, phase: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return steps and values ([n] float64 each) of a metric, optionally of one phase only."""
@@ -95,7 +116,17 @@ class Run:
     @property
     def generates(self) -> bool:
         """Whether it is a run of ConfiG, which generates images and knows no shifts."""
-        return _generates(self.config)
+        return "generator.kind" in _fields(self.config)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it is a run that tests at every shift."""
+        return any(part.shifts is not None for part in self.methods) or "data.max_shift_px" in _fields(self.config)
+
+    @property
+    def centred(self) -> bool:
+        """Whether its validation images are centred ones, and said to be so."""
+        return self.shifts or any(row.split == "centred" for row in self.rows)
 
     def of(self, method: str) -> list[MethodRun]:
         """Return the seeds of one method."""
@@ -105,11 +136,20 @@ class Run:
         """Return the methods on disk, in the order of the report."""
         return list(dict.fromkeys(run.method for run in self.methods))
 
+    def learners(self) -> list[str]:
+        """Return the methods on disk that learn an augmentor, in the order of the report."""
+        return [] if self.generates else [method for method in self.method_names() if learns(method)]
+
 
 def method_rank(method: str) -> tuple[int, str]:
     """Sort key: the known methods from teacher to HARD and ConfiG, then the others by name."""
     known = method in _METHOD_ORDER
     return (_METHOD_ORDER.index(method) if known else len(_METHOD_ORDER), "" if known else method)
+
+
+def learns(method: str) -> bool:
+    """Whether a method of a run of HARD learns an augmentor: HARD itself, or a family under its own name."""
+    return method == "hard" or method in _FAMILIES
 
 
 def load_run(path: Path) -> Run:
@@ -131,31 +171,37 @@ def load_run(path: Path) -> Run:
             f"{path} is not the directory of a run: it has no config.json, no results.json and no METHOD/seed-N"
         )
     header, rows = _results(path / "results.json", results)
-    return Run(path, config, header, rows, methods, _missing(config, results, methods))
+    run = Run(path, config, header, rows, methods, [])
+    run.missing += _missing(run)
+    return run
 
 
 def _is_method(path: Path) -> bool:
     return path.is_dir() and re.fullmatch(r"seed-\d+", path.name) is not None
 
 
-def _generates(config: dict[str, Any] | None) -> bool:
+def _fields(config: dict[str, Any] | None) -> dict[str, Any]:
     fields = (config or {}).get("fields")
-    return isinstance(fields, dict) and "generator.kind" in fields
+    return fields if isinstance(fields, dict) else {}
 
 
-def _missing(config: dict[str, Any] | None, results: object, methods: list[MethodRun]) -> list[str]:
+def _missing(run: Run) -> list[str]:
     missing = []
-    if config is None:
+    if run.config is None:
         missing.append("config.json is missing: the configuration is unknown.")
-    if results is None:
+    if run.header is None:
         missing.append("results.json is missing: the run was interrupted before its first results, or is still going.")
-    for run in methods:
-        where = f"{run.method}/seed-{run.seed}"
-        if not run.metrics:
+    for part in run.methods:
+        where = f"{part.method}/seed-{part.seed}"
+        if not part.metrics:
             missing.append(f"{where}/metrics.jsonl is missing or empty: no curves for it.")
-        if run.shifts is None and not _generates(config):
+        if part.shifts is None and run.shifts:
             missing.append(f"{where}/shift_accuracy.npz is missing: it was not evaluated on the shifts.")
-        if run.snapshots is None and run.method in ("hard", "random_augmentor"):
+        if run.generates:
+            continue
+        if part.snapshots is not None and part.augmentor is None:
+            missing.append(f"{where}/augmentor.json is missing: what it learned is not told in numbers.")
+        if part.snapshots is None and (part.method in (*FIXED, "random_augmentor") or learns(part.method)):
             missing.append(f"{where}/snapshots.npz is missing: no pictures of its augmented images.")
     return missing
 
@@ -195,6 +241,7 @@ def _load_method(path: Path) -> MethodRun:
         metrics=_read_metrics(path / "metrics.jsonl"),
         snapshots=_read_arrays(path / "snapshots.npz", _SNAPSHOTS),
         shifts=_read_arrays(path / "shift_accuracy.npz", _SHIFTS),
+        augmentor=_read_augmentor(path / "augmentor.json"),
     )
 
 
@@ -215,6 +262,23 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
             raise BrokenRunError(f'cannot read {path}: line {number} is not a JSON object with a "step"') from error
         lines.append(record)
     return lines
+
+
+def _read_augmentor(path: Path) -> dict[str, Quantities] | None:
+    content = _read_json(path)
+    if content is None:
+        return None
+    told: dict[str, Quantities] = {}
+    for when in ("before", "after"):
+        quantities = content.get(when)
+        if not isinstance(quantities, dict):
+            raise BrokenRunError(f"cannot read {path}: {when!r} must be an object of quantities, got {quantities!r}")
+        for name, value in quantities.items():
+            numbers = value if isinstance(value, list) else ()
+            if len(numbers) != 2 or not all(number is None or type(number) in (int, float) for number in numbers):
+                raise BrokenRunError(f"cannot read {path}: {when!r}, {name!r} must be [mean, std], got {value!r}")
+        told[when] = {name: (mean, std) for name, (mean, std) in quantities.items()}
+    return told
 
 
 def _read_arrays(path: Path, required: tuple[str, ...]) -> dict[str, np.ndarray] | None:

@@ -26,12 +26,14 @@ p { margin: 0.5rem 0; }
   border-radius: 4px; font-size: 0.9rem; }
 .missing ul { margin: 0.3rem 0 0; padding-left: 1.2rem; }
 .scroll { overflow-x: auto; }
+.notes + .scroll, .notes + figure { margin-top: 1.5rem; }
 table { border-collapse: collapse; font-size: 0.925rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.35rem 1.1rem 0.35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #eee; }
 thead th { border-bottom: 1px solid #999; font-weight: 600; color: var(--soft); vertical-align: bottom; }
 table.numeric :is(th, td):not(:first-child) { text-align: right; padding: 0.35rem 0 0.35rem 1.4rem;
   white-space: nowrap; }
-tr.strong td { font-weight: 650; background: #f1f8f5; }
+table.two-names :is(th, td):nth-child(2) { text-align: left; white-space: normal; padding-left: 0; }
+tr.strong td, td.best { font-weight: 650; background: #f1f8f5; }
 .details td:nth-child(2) { overflow-wrap: anywhere; font-family: ui-monospace, "DejaVu Sans Mono", monospace;
   font-size: 0.82rem; }
 .details td:nth-child(3) { white-space: nowrap; color: var(--soft); }
@@ -63,14 +65,20 @@ def figure(figure: Figure, caption: str) -> str:
 
 def table(table: Table, kind: str = "") -> str:
     """Return a table with its notes; ``kind`` is a class of the style sheet, for what is not numeric."""
-    kind = "numeric" if table.numeric else kind
+    if table.numeric:
+        kind = "numeric" if table.names == 1 else "numeric two-names"
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
     lines = []
     for index, row in enumerate(table.rows):
         mark = ' class="strong"' if index in table.strong else ""
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+        cells = (_cell(text, (index, column) in table.best) for column, text in enumerate(row))
+        lines.append(f"<tr{mark}>" + "".join(cells) + "</tr>")
     notes = "".join(f'<p class="notes">{escape(note)}</p>' for note in table.notes)
     return (
         f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>{notes}"
     )
+
+
+def _cell(text: str, best: bool) -> str:
+    return f'<td class="best">{escape(text)}</td>' if best else f"<td>{escape(text)}</td>"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hardfast.distill.run_dir import ResultRow
-from hardfast.report.load import method_rank
+from hardfast.report.load import learns, method_rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,25 +17,35 @@ __all__ = [
     "Table",
     "config_table",
     "gap_closed",
+    "gap_table",
     "header_table",
     "headline",
     "method_label",
     "print_table",
     "results_table",
+    "results_tables",
 ]
 
 _LABELS = {
-    "teacher": "teacher",
     "student": "student alone",
-    "distillation": "distillation",
+    "crop_flip": "crop and flip",
+    "rand_augment": "RandAugment",
+    "auto_augment": "AutoAugment",
+    "trivial_augment": "TrivialAugmentWide",
+    "augmix": "AugMix",
     "cutmix": "CutMix",
     "mixup": "MixUp",
+    "color": "colour",
+    "affine_flow_color": "affine, flow, colour",
+    "latent": "latent codes",
+    "vdvae": "very deep VAE",
     "hard": "HARD",
     "config": "ConfiG",
 }
 _OURS = ("hard", "config")
 # Below this the gap is of the size of its own noise, and a ratio to it says nothing.
 _SMALLEST_GAP = 0.05
+_GAP_NOTE = "Gap closed: (method - distillation) / (teacher - distillation), from the means."
 _EMPTY = "-"
 
 
@@ -48,7 +58,9 @@ class Table:
         rows: one text per column.
         notes: sentences for below the table.
         strong: indices of rows to be emphasised.
-        numeric: whether the columns after the first are numbers, aligned right.
+        numeric: whether the columns after those of names are numbers, aligned right.
+        names: number of columns of names where the others are numbers, 1 or 2.
+        best: (row, column) of single cells to be emphasised.
     """
 
     columns: list[str]
@@ -56,6 +68,8 @@ class Table:
     notes: list[str] = field(default_factory=list)
     strong: set[int] = field(default_factory=set)
     numeric: bool = False
+    names: int = 1
+    best: set[tuple[int, int]] = field(default_factory=set)
 
 
 def method_label(method: str) -> str:
@@ -106,17 +120,24 @@ def _gap_to_teacher(rows: Sequence[ResultRow], split: str, metric: str) -> float
     return None if teacher is None or distillation is None else teacher - distillation
 
 
-def results_table(rows: Sequence[ResultRow]) -> Table:
-    """Return the results: one line per method; per split ours, what was published, and the gap closed."""
-    methods = sorted({row.method for row in rows}, key=method_rank)
-    splits = list(dict.fromkeys((row.split, row.metric) for row in rows))
-    published = {key for key in splits if any(r.published is not None for r in rows if (r.split, r.metric) == key)}
-    gaps = {key for key in splits if any(_shows_gap(rows, method, *key) for method in methods)}
+def results_tables(rows: Sequence[ResultRow]) -> list[Table]:
+    """Return the results: one table, or with many splits two, of which the second is about the gap closed."""
+    gaps = gap_table(rows) if _many(_splits(rows)) else None
+    return [results_table(rows), *([gaps] if gaps is not None else [])]
 
-    columns = ["method"]
+
+def results_table(rows: Sequence[ResultRow]) -> Table:
+    """Return one line per method; per split ours, what was published, and with one or two splits the gap closed."""
+    methods = _methods(rows)
+    splits = _splits(rows)
+    published = {key for key in splits if any(r.published is not None for r in rows if (r.split, r.metric) == key)}
+    gaps = set() if _many(splits) else {key for key in splits if any(_shows_gap(rows, m, *key) for m in methods)}
+    metrics = {metric for _, metric in splits}
+    short = _many(splits) and len(metrics) == 1
+
+    columns = [_heading("", *metrics) if short else "method"]
     for split, metric in splits:
-        unit = ", %" if is_fraction(metric) else ""
-        columns.append(f"{split} {metric.replace('_', ' ')}{unit}")
+        columns.append(split if short else _heading(split, metric))
         columns += ["published"] if (split, metric) in published else []
         columns += ["gap closed, %"] if (split, metric) in gaps else []
 
@@ -130,8 +151,48 @@ def results_table(rows: Sequence[ResultRow]) -> Table:
             line += [_published(row, sources)] if (split, metric) in published else []
             line += [_gap(rows, method, split, metric)] if (split, metric) in gaps else []
         cells.append(line)
-    strong = {index for index, method in enumerate(methods) if method in _OURS}
-    return Table(columns, cells, _notes(rows, sources, bool(gaps)), strong, numeric=True)
+    return Table(columns, cells, _notes(rows, sources, bool(gaps)), _strong(methods), numeric=True)
+
+
+def gap_table(rows: Sequence[ResultRow]) -> Table | None:
+    """Return the gap closed, a line a method, a column a split, its largest value emphasised; None without a gap."""
+    splits = [key for key in _splits(rows) if any(_shows_gap(rows, method, *key) for method in _methods(rows))]
+    methods = [method for method in _methods(rows) if any(_shows_gap(rows, method, *key) for key in splits)]
+    if not splits:
+        return None
+    same = len({metric for _, metric in splits}) == 1
+    columns = ["gap closed, %", *(split if same else _heading(split, metric) for split, metric in splits)]
+    cells = [[method_label(method), *(_gap(rows, method, *key) for key in splits)] for method in methods]
+    best = set()
+    for column, key in enumerate(splits, start=1):
+        values = {line: gap_closed(rows, method, *key) for line, method in enumerate(methods)}
+        known = {line: value for line, value in values.items() if value is not None}
+        most = max(known, key=known.__getitem__, default=None)
+        if most is not None and known[most] > 0:
+            best.add((most, column))
+    notes = [_GAP_NOTE, "Emphasised in each column: the method that closes most."]
+    return Table(columns, cells, notes, _strong(methods), numeric=True, best=best)
+
+
+def _methods(rows: Sequence[ResultRow]) -> list[str]:
+    return sorted({row.method for row in rows}, key=method_rank)
+
+
+def _splits(rows: Sequence[ResultRow]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((row.split, row.metric) for row in rows))
+
+
+def _many(splits: Sequence[tuple[str, str]]) -> bool:
+    return len({split for split, _ in splits}) > 2
+
+
+def _heading(split: str, metric: str) -> str:
+    unit = ", %" if is_fraction(metric) else ""
+    return f"{split} {metric.replace('_', ' ')}{unit}".strip()
+
+
+def _strong(methods: Sequence[str]) -> set[int]:
+    return {index for index, method in enumerate(methods) if method in _OURS}
 
 
 def _shows_gap(rows: Sequence[ResultRow], method: str, split: str, metric: str) -> bool:
@@ -170,18 +231,23 @@ def _notes(rows: Sequence[ResultRow], sources: list[str], gaps: bool) -> list[st
         number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         notes.append(f"Mean ± sample standard deviation of {number} seeds.")
     if gaps:
-        notes.append("Gap closed: (method - distillation) / (teacher - distillation), from the means.")
+        notes.append(_GAP_NOTE)
     notes += [f"[{number}] {source}" for number, source in enumerate(sources, start=1)]
     return notes
 
 
 def headline(rows: Sequence[ResultRow]) -> str | None:
-    """Return the outcome of the run in one sentence, about the split where distillation falls furthest behind."""
+    """Return the outcome of the run: of the one learned method where distillation falls furthest behind, or of several
+    learned ones which closes most of the gap on each split.
+    """
+    ours = sorted({row.method for row in rows if row.method in _OURS or learns(row.method)}, key=method_rank)
+    if len(ours) > 1:
+        return _best_of_each_split(rows, ours)
     candidates = []
     for row in rows:
         closed = gap_closed(rows, row.method, row.split, row.metric)
         gap = _gap_to_teacher(rows, row.split, row.metric)
-        if row.method in _OURS and closed is not None and gap is not None:
+        if row.method in ours and closed is not None and gap is not None:
             candidates.append((gap, closed, row))
     if not candidates:
         return None
@@ -193,6 +259,21 @@ def headline(rows: Sequence[ResultRow]) -> str | None:
         f"On the {test_set} {method_label(row.method)} reaches {value}{unit} {row.metric.replace('_', ' ')} and "
         f"closes {100 * closed:.1f} % of the gap between distillation and teacher."
     )
+
+
+def _best_of_each_split(rows: Sequence[ResultRow], methods: Sequence[str]) -> str | None:
+    found = []
+    for split, metric in _splits(rows):
+        values = {method: gap_closed(rows, method, split, metric) for method in methods}
+        known = {method: value for method, value in values.items() if value is not None}
+        best = max(known, key=known.__getitem__, default=None)
+        if best is not None and known[best] > 0:
+            found.append(f"by {method_label(best)} on {split} ({100 * known[best]:.1f} %)")
+    if not found:
+        return None
+    *first, last = found
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f"The gap between distillation and teacher is closed furthest {listed}."
 
 
 def config_table(config: Mapping[str, Any]) -> Table:
@@ -235,9 +316,12 @@ def print_table(table: Table, console: Console | None = None) -> None:
     console = console or Console()
     shown = RichTable(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(table.columns):
-        shown.add_column(Text(column), justify="right" if table.numeric and index else "left", overflow="fold")
+        shown.add_column(
+            Text(column), justify="right" if table.numeric and index >= table.names else "left", overflow="fold"
+        )
     for index, row in enumerate(table.rows):
-        shown.add_row(*(Text(cell) for cell in row), style="bold" if index in table.strong else None)
+        cells = (Text(cell, "bold" if (index, column) in table.best else "") for column, cell in enumerate(row))
+        shown.add_row(*cells, style="bold" if index in table.strong else None)
     console.print(shown)
     for note in table.notes:
         console.print(Text(note, style="dim"))
