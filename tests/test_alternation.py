@@ -1,11 +1,12 @@
 """Whose turn it is."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from hardfast.distill import FixedRatio, Thresholds
+from hardfast.distill import Budget, FixedRatio, Thresholds
 
 
 def turns(schedule, disagreements) -> str:
@@ -46,6 +47,32 @@ def test_fixed_ratio_never_reads_the_disagreement(watched):
     assert watched.reads == 0
 
 
+@pytest.mark.parametrize(
+    ("augmentor_steps", "student_steps", "expected"),
+    [(1, 4, "sssas"), (2, 5, "ssassas"), (3, 4, "sasasas"), (5, 3, "saasaaas"), (2, 2, "saas")],
+)
+def test_budget(augmentor_steps, student_steps, expected):
+    assert turns(Budget(augmentor_steps, student_steps), [0.0] * len(expected)) == expected
+
+
+@pytest.mark.parametrize(("augmentor_steps", "student_steps"), [(7, 100), (100, 7), (99, 100), (1, 2)])
+def test_budget_is_spent_evenly_and_before_the_last_student_step(augmentor_steps, student_steps):
+    taken = turns(Budget(augmentor_steps, student_steps), [0.0] * (augmentor_steps + student_steps))
+    assert taken.count("a") == augmentor_steps
+    assert taken.startswith("s")
+    assert taken.endswith("as")
+    before = [taken[:place].count("s") for place, turn in enumerate(taken) if turn == "a"]
+    spacing = (student_steps - 1) / augmentor_steps
+    assert before == [math.ceil(k * (student_steps - 1) / augmentor_steps) for k in range(1, augmentor_steps + 1)]
+    assert max(abs(b - a - spacing) for a, b in itertools.pairwise([0, *before])) < 1
+
+
+def test_a_spent_budget_leaves_the_student_alone(watched):
+    schedule = Budget(2, 5)
+    assert turns(schedule, [watched(1.0)] * 12) == "ssassas" + "sssss"
+    assert watched.reads == 0
+
+
 def test_thresholds_have_hysteresis():
     """Values between the thresholds leave the turn where it is, in both phases."""
     schedule = Thresholds(0.2, 0.5)
@@ -73,7 +100,9 @@ def test_tensors_are_accepted():
     assert turns(Thresholds(0.2, 0.5), [torch.tensor(0.1), torch.tensor(0.9), torch.tensor(0.9)]) == "sas"
 
 
-@pytest.mark.parametrize("make", [lambda: FixedRatio(3), lambda: Thresholds(0.2, 0.5, max_augmentor_steps=4)])
+@pytest.mark.parametrize(
+    "make", [lambda: FixedRatio(3), lambda: Thresholds(0.2, 0.5, max_augmentor_steps=4), lambda: Budget(6, 7)]
+)
 def test_state_continues_in_the_middle(make):
     values = [1.0, 0.1, 0.3, 0.1, 0.3, 0.6, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
     expected = turns(make(), values)
@@ -99,7 +128,16 @@ def test_bad_thresholds_raise(lower, upper):
 def test_bad_counts_raise(value, error):
     with pytest.raises(error, match="student_steps"):
         FixedRatio(value)
+    with pytest.raises(error, match="student_steps"):
+        Budget(3, value)
+    with pytest.raises(error, match="augmentor_steps"):
+        Budget(value, 3)
     with pytest.raises(error, match="max_augmentor_steps"):
         Thresholds(0.1, 0.2, max_augmentor_steps=value)
     with pytest.raises(error, match="check_every"):
         Thresholds(0.1, 0.2, check_every=value)
+
+
+def test_a_budget_needs_a_student_step_after_the_augmentor():
+    with pytest.raises(ValueError, match="student_steps must be >= 2; got 1"):
+        Budget(3, 1)

@@ -67,6 +67,40 @@ def test_augmentor_objective(logits, form, teacher_weight, student_weight):
     assert_same_with_gradients(terms.loss, expected, [student_augmented, teacher_augmented])
 
 
+def other_divergence(name: str, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The two that are not the default, by PyTorch's own KL divergence of probabilities."""
+    p_s, p_t = (torch.softmax(logits / T, 1) for logits in (student, teacher))
+    middle = (p_s + p_t) / 2
+    parts = {"reverse": [(p_t, p_s)], "jensen_shannon": [(middle, p_s), (middle, p_t)]}[name]
+    divergences = [F.kl_div(q.log(), p, reduction="batchmean") for q, p in parts]
+    return T**2 * sum(divergences) / len(parts)
+
+
+@pytest.mark.parametrize("form", ["saturating", "non_saturating"])
+@pytest.mark.parametrize("name", ["reverse", "jensen_shannon"])
+def test_every_divergence_in_both_objectives(logits, name, form):
+    student_clean, teacher_clean, student_augmented, teacher_augmented = logits
+    terms = StudentObjective(T, 0.3, name)(student_clean, teacher_clean, student_augmented, teacher_augmented)
+    held = other_divergence(name, teacher_augmented, teacher_clean)
+    expected = other_divergence(name, student_augmented, teacher_augmented)
+    expected = expected + 0.3 * other_divergence(name, student_clean, teacher_clean)
+    torch.testing.assert_close(terms.teacher_consistency, held.detach())
+    assert_same_with_gradients(terms.loss, expected, [student_clean, student_augmented])
+    plain = StudentObjective(T, divergence=name)(student_clean, teacher_clean)
+    torch.testing.assert_close(plain.loss, other_divergence(name, student_clean, teacher_clean))
+
+    found = AugmentorObjective(T, 0.3, 1.5, form, name)(student_augmented, teacher_augmented, teacher_clean)
+    sought = other_divergence(name, student_augmented, teacher_augmented)
+    expected = 0.3 * held - 1.5 * ((sought + 1e-6).log() if form == "non_saturating" else sought)
+    assert_same_with_gradients(found.loss, expected, [student_augmented, teacher_augmented])
+
+
+@pytest.mark.parametrize("objective", [StudentObjective, AugmentorObjective])
+def test_unknown_divergence_raises(objective):
+    with pytest.raises(ValueError, match=r"divergence must be one of .*'jensen_shannon'.*wasserstein"):
+        objective(divergence="wasserstein")
+
+
 def test_only_the_non_saturating_form_pulls_where_the_student_agrees():
     """As the student closes in on the teacher, one gradient vanishes and the other grows."""
     teacher = torch.tensor([[2.0, 0.0, -1.0]], dtype=torch.float64)

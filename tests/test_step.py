@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hardfast.augment import AffineAugmentor
+from hardfast.augment import AffineAugmentor, ColorAugmentor, ProjectiveAugmentor, SequentialAugmentor
 from hardfast.distill import (
     AugmentorObjective,
     StudentObjective,
@@ -106,6 +106,74 @@ def test_augmentor_gradient_against_plain_pytorch(setup, form):
     torch.testing.assert_close(augmentor.log_scale.grad, expected[1], rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(augmentor.mean_offset.detach(), -0.5 * expected[0])
     assert expected[0].abs().min() > 0
+
+
+def plain_homographies(moves: torch.Tensor, scale: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Of the projective family, from its description: eight Gaussian entries, of which two are bounded."""
+    rest = torch.eye(3, dtype=torch.float64).flatten()[:8]
+    units = torch.tensor([0.1] * 6 + [0.05] * 2, dtype=torch.float64)
+    entries = rest + units * moves + scale * noise.flatten(1)[:, :8]
+    p = entries[:, 6:]
+    bounded = p / (1 + p.square().sum(1, keepdim=True) / 0.36).sqrt()
+    return torch.cat([entries[:, :6], bounded, torch.ones_like(p[:, :1])], 1).view(-1, 3, 3)
+
+
+def plain_view(images: torch.Tensor, homographies: torch.Tensor) -> torch.Tensor:
+    side = images.shape[-1]
+    middles = (2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1
+    y, x = torch.meshgrid(middles, middles, indexing="ij")
+    positions = torch.einsum("bij,hwj->bhwi", homographies, torch.stack([x, y, torch.ones_like(x)], -1))
+    return F.grid_sample(images, positions[..., :2] / positions[..., 2:], align_corners=False)
+
+
+def test_projective_gradient_against_plain_pytorch(setup):
+    student, teacher, _, images = setup
+    augmentor = ProjectiveAugmentor().double()
+    with torch.no_grad():
+        augmentor.mean_offset.normal_()
+    plain_student, plain_teacher = (copy.deepcopy(network).eval() for network in (student, teacher))
+    moves, log_scale = (value.detach().clone().requires_grad_() for value in augmentor.parameters())
+    noise = torch.randn(6, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    augmented = plain_view(images, plain_homographies(moves, log_scale.exp(), noise))
+    answer = plain_teacher(augmented)
+    held = plain_disagreement(answer, plain_teacher(images).detach())
+    loss = 0.3 * held - 1.5 * plain_disagreement(plain_student(augmented), answer)
+    check_augmentor_gradients(setup, augmentor, loss, [moves, log_scale])
+
+
+def test_gradient_of_a_sequence_against_plain_pytorch(setup):
+    """A warp, then a change of brightness: gradients reach the warp through that as well."""
+    student, teacher, _, images = setup
+    augmentor = SequentialAugmentor(AffineAugmentor("translation"), ColorAugmentor(in_channels=1)).double()
+    warp, color = augmentor.parts
+    plain_student, plain_teacher = (copy.deepcopy(network).eval() for network in (student, teacher))
+    noise = augmentor.noise(images, torch.Generator().manual_seed(4))
+    theta = torch.eye(2, 3, dtype=torch.float64).expand(6, -1, -1).clone()
+    scale = warp.log_scale.exp()
+    theta[:, :, 2] = 0.1 * warp.mean_offset + scale * noise["affine.normal"][:, :, 2]
+    moved = F.grid_sample(images, F.affine_grid(theta, [6, 1, 10, 10], align_corners=False), align_corners=False)
+    gain, offset = (0.1 * color.mean_offset + color.log_scale.exp() * noise["color.normal"][:, 0]).T[
+        ..., None, None, None
+    ]
+    augmented = (1 + gain) * moved + offset
+    answer = plain_teacher(augmented)
+    held = plain_disagreement(answer, plain_teacher(images).detach())
+    loss = 0.3 * held - 1.5 * plain_disagreement(plain_student(augmented), answer)
+    check_augmentor_gradients(setup, augmentor, loss, list(augmentor.parameters()))
+
+
+def check_augmentor_gradients(setup, augmentor, loss, plain_parameters) -> None:
+    """Takes an augmentor step, with the noise of seed 4, and compares it with a loss in plain PyTorch."""
+    student, teacher, _, images = setup
+    expected = torch.autograd.grad(loss, plain_parameters)
+    optimizer = torch.optim.SGD(augmentor.parameters(), lr=0.5)
+    objective = AugmentorObjective(T, 0.3, 1.5)
+    generator = torch.Generator().manual_seed(4)
+    terms = augmentor_step(augmentor, student, teacher, images, optimizer, objective, generator=generator)
+    torch.testing.assert_close(terms.loss, loss.detach(), rtol=1e-10, atol=1e-12)
+    for parameter, gradient in zip(augmentor.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-8, atol=1e-12)
+        assert gradient.abs().min() > 0
 
 
 def test_gradient_runs_through_each_network(setup):

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +12,16 @@ from torch import nn
 
 from hardfast.augment import AffineAugmentor
 from hardfast.data import LabelledImages
-from hardfast.distill import FixedRatio, Thresholds, Trainer, TrainerConfig, accuracy, predict_logits
+from hardfast.distill import (
+    Budget,
+    FixedRatio,
+    Thresholds,
+    Trainer,
+    TrainerConfig,
+    accuracy,
+    held_constant,
+    predict_logits,
+)
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.run_dir import MethodDir
 from hardfast.distill.snapshots import SnapshotRecorder
@@ -51,7 +62,7 @@ def trainer(method: str = "hard", seed: int = 0, config: TrainerConfig = CONFIG,
 
 
 def weights(of: Trainer) -> list[torch.Tensor]:
-    modules = [of.model] + ([] if of.augmentor is None else [of.augmentor])
+    modules = [of.model, of.trained] + ([] if of.augmentor is None else [of.augmentor])
     return [value.clone() for module in modules for value in module.state_dict().values()]
 
 
@@ -81,12 +92,24 @@ def test_training_leaves_the_global_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("method", ["student", "random_affine", "hard"])
-def test_a_resumed_run_ends_bitwise_as_one_that_was_never_stopped(method, tmp_path):
-    config = TrainerConfig(steps=24, batch_size=8, validate_every=8, log_every=100, snapshots=4)
-    alternation = {"alternation": Thresholds(0.0, 1e9, max_augmentor_steps=2)} if method == "hard" else {}
-    whole = trainer(method, config=config, **alternation)
-    whole.fit()
+@pytest.mark.parametrize(
+    ("method", "schedule", "options"),
+    [
+        ("student", None, {"ema_decay": 0.8}),
+        ("random_affine", None, {}),
+        ("hard", partial(Thresholds, 1e9, 1e9, max_augmentor_steps=2), {"ema_decay": 0.8}),
+        ("hard", partial(FixedRatio, 1), {"cache_teacher": False}),
+        ("hard", partial(Budget, 20, 24), {"reuse_augmented": False}),
+    ],
+)
+def test_a_resumed_run_ends_bitwise_as_one_that_was_never_stopped(method, schedule, options, tmp_path):
+    config = TrainerConfig(steps=24, batch_size=8, validate_every=8, log_every=100, snapshots=4, **options)
+
+    def make(**more) -> Trainer:
+        return trainer(method, config=config, **({} if schedule is None else {"alternation": schedule()}), **more)
+
+    whole = make()
+    assert (whole.fit().augmentor_steps > 10) == (method == "hard")
 
     class KilledError(Exception):
         pass
@@ -98,15 +121,14 @@ def test_a_resumed_run_ends_bitwise_as_one_that_was_never_stopped(method, tmp_pa
                 raise KilledError
 
     directory = Killing(tmp_path)
-    first = trainer(method, config=config, directory=directory, **alternation)
+    first = make(directory=directory)
     with pytest.raises(KilledError):
         first.fit()
     directory.close()
     # What is on the disk is the checkpoint of step 8, the last one before the kill.
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert state["step"] == 8
-    fresh = {"alternation": Thresholds(0.0, 1e9, max_augmentor_steps=2)} if method == "hard" else {}
-    second = trainer(method, config=config, **fresh)
+    second = make()
     second.load_state_dict(state)
     summary = second.fit()
     assert same(weights(whole), weights(second))
@@ -115,6 +137,121 @@ def test_a_resumed_run_ends_bitwise_as_one_that_was_never_stopped(method, tmp_pa
     if method != "student":
         for name, array in whole._snapshots.arrays().items():
             np.testing.assert_array_equal(array, second._snapshots.arrays()[name])
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(tmp_path):
+    """Against the recursion, written out, over the weights and running statistics after every step."""
+    from safetensors.torch import load_file
+
+    config = replace(CONFIG, ema_decay=0.7, validate_every=6)
+    with MethodDir(tmp_path) as directory:
+        one = trainer("hard", config=config, directory=directory)
+        expected = {name: value.clone() for name, value in one.model.state_dict().items()}
+        student_step = one._student_step
+
+        def watched(bar) -> None:
+            student_step(bar)
+            decay = min(0.7, 1 - one.step ** (-2 / 3))
+            for name, value in one.model.state_dict().items():
+                if value.is_floating_point():
+                    expected[name] = decay * expected[name] + (1 - decay) * value
+
+        one._student_step = watched
+        summary = one.fit()
+    saved = load_file(tmp_path / "ema.safetensors")
+    for name, value in one.trained.state_dict().items():
+        assert torch.equal(value, saved[name])
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
+            assert not torch.equal(value, one.model.state_dict()[name])
+    assert summary.validation_accuracy == accuracy(one.trained, VALIDATION.images, VALIDATION.labels)
+    assert trainer("hard").trained.state_dict().keys() == saved.keys()
+
+
+def test_the_average_leaves_the_training_alone():
+    plain, averaged = trainer("hard"), trainer("hard", config=replace(CONFIG, ema_decay=0.7))
+    for one in (plain, averaged):
+        one.fit()
+    assert plain.trained is plain.model
+    assert same(list(plain.model.state_dict().values()), list(averaged.model.state_dict().values()))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(("reuse", "answers"), [(True, 12), (False, 17)])
+def test_how_often_the_teacher_answers(cached, reuse, answers):
+    """Twelve student steps and five of the augmentor, whose images the student takes over."""
+    one = trainer("hard", config=replace(CONFIG, cache_teacher=cached, reuse_augmented=reuse))
+    asked = []
+    one.teacher.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    one.fit()
+    # Without its answers in memory the teacher is asked about the clean images of all 17 steps too.
+    assert asked == [8] * (answers + (0 if cached else 17))
+
+
+def test_the_student_takes_over_the_images_of_the_augmentor(monkeypatch):
+    from hardfast.distill import trainer as module
+
+    log = []
+    for name in ("student_step", "augmentor_step"):
+        original = getattr(module, name)
+
+        def watched(*args, _original=original, _name=name, **options):
+            taken = _original(*args, **options)
+            log.append((_name, options.get("generated", taken), options.get("augmentor")))
+            return taken
+
+        monkeypatch.setattr(module, name, watched)
+    one = trainer("hard")
+    one.fit()
+    followed = 0
+    for (before, made, _), (name, given, augmentor) in itertools.pairwise(log):
+        if name == "augmentor_step":
+            continue
+        if before == "augmentor_step":
+            assert given[0] is made.images
+            assert given[1] is made.teacher_logits
+            with torch.no_grad(), held_constant(one.teacher):
+                torch.testing.assert_close(one.teacher(made.images), made.teacher_logits)
+            assert augmentor is None
+            followed += 1
+        else:
+            assert given is None
+            assert augmentor is one.augmentor
+    assert followed == 5
+
+
+def test_a_teacher_without_cache_gives_the_same_student():
+    cached, asked = (trainer("hard", config=replace(CONFIG, cache_teacher=value)) for value in (True, False))
+    for one in (cached, asked):
+        one.fit()
+    for wanted, found in zip(weights(cached), weights(asked), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_images_of_a_network_on_labels_are_transformed_with_the_trainers_noise():
+    seen = []
+
+    def transform(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        noise = torch.rand(len(batch), generator=generator)
+        seen.append(noise)
+        return batch + noise.view(-1, 1, 1, 1)
+
+    runs = []
+    for _ in range(2):
+        one = trainer("student", transform=transform)
+        shown = []
+        one.model.register_forward_pre_hook(lambda model, arguments, shown=shown: shown.append(arguments[0]))
+        one.fit()
+        runs.append(weights(one))
+        assert shown[0].amin() >= seen[-12].min()
+    assert same(*runs)
+    assert all(torch.equal(a, b) for a, b in zip(seen[:12], seen[12:], strict=True))
+    assert len({noise[0].item() for noise in seen}) == 12
+    plain = trainer("student")
+    plain.fit()
+    assert not same(weights(plain), runs[0])
+    with pytest.raises(ValueError, match="transform is for networks that learn from labels"):
+        trainer("distillation", transform=transform)
 
 
 def test_state_of_a_trainer_without_augmentor_raises():
@@ -301,7 +438,7 @@ def test_parts_that_do_not_go_together_raise(options, message):
     ("name", "value"),
     [("steps", 0), ("batch_size", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("weight_decay", -1.0),
      ("warmup_steps", -1), ("validate_every", 0), ("log_every", 0), ("augmentor_learning_rate", -0.1),
-     ("label_smoothing", 1.5), ("snapshots", 1)],
+     ("label_smoothing", 1.5), ("snapshots", 1), ("ema_decay", 1.0), ("ema_decay", -0.1)],
 )  # fmt: skip
 def test_bad_configuration_raises(name, value):
     with pytest.raises(ValueError, match=name):

@@ -44,8 +44,8 @@ class TrainerConfig:
         student_objective: what a student with a teacher minimises.
         augmentor_objective: what the augmentor minimises.
         label_smoothing: in [0, 1], of a network without a teacher.
-        ema_decay: of the moving average of the weights, in [0, 1); 0 for none. After ``n`` steps it is at most
-            ``1 - (1 + n)**(-2/3)``, so that the average soon forgets the start.
+        ema_decay: of the moving average of the weights, in [0, 1); 0 for none. At step ``n`` it is at most
+            ``1 - n**(-2/3)``, so that the average soon forgets the start.
         reuse_augmented: whether the student's next step trains on the images that an augmentor step made, with the
             teacher's answers that are there already.
         cache_teacher: whether the teacher answers the clean images once, before training: ``[N, K]`` float32 in memory.
