@@ -55,7 +55,7 @@ def digit_shifts() -> dict[str, nn.Module]:
     """The five kinds, by name: how far each goes is fixed, and the same for the teacher's training and the tests.
 
     Shifts by up to 6 pixels, which keep the digit whole; rotations by up to 45 degrees; scales of 0.5 to 1.6; colours;
-    elastic warps by 1.4 pixels (standard deviation, along each axis), smooth over 4.
+    elastic warps by 1.3 pixels (standard deviation, along each axis), smooth over 5.
     """
     reach = MAX_SHIFT_PX / CANVAS_PX
     return {
@@ -63,7 +63,7 @@ def digit_shifts() -> dict[str, nn.Module]:
         "rotated": RandomAffine(45, interpolation="bilinear"),
         "scaled": RandomAffine(0, scale=(0.5, 1.6), interpolation="bilinear"),
         "recoloured": Recolour(),
-        "warped": ElasticTransform(70.0, 4.0),
+        "warped": ElasticTransform(80.0, 5.0),
     }
 
 

@@ -18,6 +18,10 @@ def _mlp(in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> n
     return MLP((in_channels * image_size**2, 512, 128, 32, num_classes))
 
 
+def _small_mlp(in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> nn.Module:
+    return MLP((in_channels * image_size**2, 256, 128, 32, num_classes))
+
+
 def _resnet18(in_channels: int = 1, num_classes: int = 10) -> nn.Module:
     """timm's ResNet18, untrained."""
     import timm
@@ -74,11 +78,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18_cifar": _resnet18_cifar,
     "resnet50_cifar": _resnet50_cifar,
     "shift_robust_cnn": ShiftRobustCNN,
+    "small_mlp": _small_mlp,
     "vit_cifar": _vit_cifar,
     "vit_digits": _vit_digits,
 }
 #: Those that are made for images of one size.
-_SIZED = frozenset({"mlp", "vit_cifar", "vit_digits"})
+_SIZED = frozenset({"mlp", "small_mlp", "vit_cifar", "vit_digits"})
 
 
 def create_model(name: str, **kwargs: Any) -> nn.Module:

@@ -72,6 +72,8 @@ class AugmentorConfig:
             codes in their spread.
         components: Gaussians in the mixture that it learns.
         conditional: whether the distribution depends on the image.
+        learn_mean: whether the mean is learned, and not the scale alone. A mean is one more way to hide from the
+            student, which follows it from place to place; without it the distribution can only widen.
         grid: rows and columns of the control points, of ``flow`` and ``thin_plate``.
         source: of ``latent``: a folder or repository of an autoencoder of diffusers; of ``vdvae``: a released
             checkpoint. Empty for a small one that is trained here, once.
@@ -88,6 +90,7 @@ class AugmentorConfig:
     initial_scale: float = earlier_code(0.1)
     components: int = earlier_code(1)
     conditional: bool = earlier_code(False)
+    learn_mean: bool = earlier_code(True)
     grid: tuple[int, int] = our_choice((4, 4))
     source: str = our_choice("")
     vdvae: Literal["cifar10", "imagenet32", "imagenet64"] = our_choice("cifar10")
@@ -126,15 +129,21 @@ class AugmentorConfig:
             FileNotFoundError: ``source`` is not there.
         """
         if self.family not in ("latent", "vdvae"):
-            return self._make(image_shape).to(device)
+            return self._constrained(self._make(image_shape)).to(device)
         index = torch.arange(min(_REFERENCES, len(images)))
         references = images.load(index).to(device)
         make = self._latent if self.family == "latent" else self._vdvae
-        return make(images, image_shape, references, cache, progress).to(device)
+        return self._constrained(make(images, image_shape, references, cache, progress)).to(device)
 
     def shrunk(self) -> Self:
         """What ``smoke`` makes of it."""
         return dataclasses.replace(self, autoencoder_steps=min(self.autoencoder_steps, 2))
+
+    def _constrained(self, augmentor: Augmentor) -> Augmentor:
+        for name, parameter in augmentor.named_parameters():
+            if name.rpartition(".")[2] == "mean_offset":
+                parameter.requires_grad_(self.learn_mean)
+        return augmentor
 
     def _make(self, image_shape: tuple[int, int, int]) -> Augmentor:
         common: dict[str, Any] = {
