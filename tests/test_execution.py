@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from hardfast.augment import AffineAugmentor, Augmentor, ColorAugmentor, SequentialAugmentor
 from hardfast.data import LabelledImages
-from hardfast.distill import Execution, FixedRatio, Thresholds, Trainer, TrainerConfig
+from hardfast.distill import Execution, FixedRatio, Thresholds, Trainer, TrainerConfig, held_constant
 from hardfast.distill.execution import CompiledAugmentor
 
 #: Student, as it learns and as a constant; teacher and augmentor, with and without gradients.
@@ -72,7 +72,7 @@ def compile_with(monkeypatch) -> Callable[[str], CompileCounterWithBackend]:
 @pytest.mark.parametrize(
     ("channels", "execution", "options"),
     [
-        (1, Execution(True, "float32", True), {}),
+        (1, Execution(True, "float32", True, True), {}),
         (
             3,
             Execution(True, "bfloat16"),
@@ -118,7 +118,7 @@ def weights(of: Trainer) -> list[torch.Tensor]:
     return [value for module in (of.model, of.augmentor) for value in module.state_dict().values()]
 
 
-@pytest.mark.parametrize("execution", [Execution(True, "float32", True), Execution(channels_last=True)])
+@pytest.mark.parametrize("execution", [Execution(True, "float32", True), Execution(False, "float32", True, True)])
 def test_a_training_ends_as_in_plain_pytorch(compile_with, execution):
     compile_with("aot_eager")
     plain, other = (trainer(how, dropout=0.0, steps=3) for how in (Execution(), execution))
@@ -167,6 +167,32 @@ def test_a_compiled_augmentor_draws_the_same_images_and_gradients(compile_with):
     gradients = [torch.autograd.grad(value.square().sum(), list(augmentor.parameters())) for value in (found, wanted)]
     for got, want in zip(*gradients, strict=True):
         torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_folded_teacher_gives_the_same_answers_and_gradients(channels_last):
+    teacher, batch = network(3, 5).double(), images(6, 3, 2).images.double().requires_grad_()
+    with torch.no_grad():
+        teacher[1].running_mean.uniform_(-0.5, 0.5)
+        teacher[1].running_var.uniform_(0.5, 2.0)
+    before = [value.clone() for value in teacher.state_dict().values()]
+    folded = Execution(channels_last=channels_last, fold_teacher=True).teacher(teacher)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())
+    with held_constant(teacher, folded):
+        answers = [one(batch) for one in (folded, teacher)]
+        torch.testing.assert_close(*answers)
+        torch.testing.assert_close(*(torch.autograd.grad(one.square().sum(), batch)[0] for one in answers))
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.state_dict().values(), strict=True))
+    assert all(layer.training for layer in teacher.modules())
+
+
+def test_a_teacher_that_cannot_be_traced_is_run_as_it_is():
+    class Branching(nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            return batch.mean((2, 3)) if batch.sum() > 0 else batch.amax((2, 3))
+
+    teacher = Branching()
+    assert Execution(fold_teacher=True).teacher(teacher) is teacher
 
 
 def test_channels_last_is_of_images_and_convolutions():

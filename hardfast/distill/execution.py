@@ -7,8 +7,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+from torch.fx.proxy import TraceError
 
 from hardfast.augment import Augmentor
+from hardfast.distill.constant import held_constant
 from hardfast.ops import _checks
 
 PRECISIONS = ("float32", "bfloat16")
@@ -42,6 +45,14 @@ class CompiledAugmentor(nn.Module):
         return self._transform(images, self.augmentor.noise(images, generator))
 
 
+def _folded(network: nn.Module) -> nn.Module:
+    try:
+        with held_constant(network):
+            return fuse(network)
+    except (TraceError, TypeError):  # what torch.fx raises where control flow depends on the images
+        return network
+
+
 @dataclass(frozen=True)
 class Execution:
     """How a training runs its networks. The defaults are plain PyTorch.
@@ -51,12 +62,17 @@ class Execution:
             static: batches of one size are compiled in the first few steps and never again.
         precision: of the networks' layers, ``"float32"`` or ``"bfloat16"`` (autocast). Weights, losses, positions of
             warps and optimisers are float32 in either.
-        channels_last: whether images and convolutions' weights have their channels innermost.
+        channels_last: whether images and convolutions' weights have their channels innermost. Of all choices the one
+            that gains most on CPUs (``python -m bench.hard_step``).
+        fold_teacher: whether the batch norms of a teacher become part of the convolutions before them: in a copy of it
+            that computes the same up to rounding. A teacher that ``torch.fx`` cannot trace is run as it is; one that
+            decides by the shape of its images is not for this.
     """
 
     compile: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    fold_teacher: bool = False
 
     def __post_init__(self) -> None:
         _checks.one_of("precision", self.precision, PRECISIONS)
@@ -73,6 +89,10 @@ class Execution:
             network = _Autocast(network, torch.bfloat16)
         # A compiled module is a module, and torch.compile's type says less.
         return torch.compile(network, fullgraph=True, dynamic=False) if self.compile else network  # type: ignore[return-value]
+
+    def teacher(self, teacher: nn.Module) -> nn.Module:
+        """As :meth:`network`, of one that never learns; with ``fold_teacher`` its parameters may be copies."""
+        return self.network(_folded(teacher) if self.fold_teacher else teacher)
 
     def augmentor(self, augmentor: Augmentor) -> nn.Module:
         """The augmentor as it is run in training: same parameters."""

@@ -204,7 +204,7 @@ class Trainer:
             )
         execution = config.execution
         self._run_model = execution.network(model)
-        self._run_teacher = None if teacher is None else execution.network(teacher)
+        self._run_teacher = None if teacher is None else execution.teacher(teacher)
         self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor)
         # Clean images are never changed on the way, so the teacher answers each of them once.
         self._teacher_clean = predict_logits(teacher, train) if teacher is not None and config.cache_teacher else None
