@@ -253,7 +253,7 @@ def _evaluate(
     sets: tuple[str, ...] = ("all",),
     root: tuple[Path, ...] = (),
     methods: tuple[str, ...] = (),
-    weights: Literal["last", "best", "ema"] = "last",
+    weights: Literal["last", "best", "ema"] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     batch_size: int = 256,
 ) -> int:
@@ -267,7 +267,8 @@ def _evaluate(
             imagenet-sketch, imagenet-c, imagenet-stylized, mnist-c; all for those that fit the recipe and are found.
         root: folders of the sets, or that hold them; the folders of the recipe's own data are looked into after them.
         methods: methods to evaluate; all of the run if not given.
-        weights: of the students; the teacher has those with which it taught.
+        weights: of the students, those that the training tested if not given: their moving average, ema, in recipes
+            that keep one, else the last; the teacher has those with which it taught.
         device: auto for a GPU where there is one.
         batch_size: images that go through the networks at a time.
     """

@@ -21,7 +21,7 @@ from hardfast.distill.evaluation_rows import EvaluationRow, read_rows, write_row
 from hardfast.models.networks import load_weights
 from hardfast.ops import _checks
 from hardfast.recipes import RECIPES
-from hardfast.recipes.hard_recipe import HardRecipe, HardTeacherConfig
+from hardfast.recipes.hard_recipe import HardRecipe
 from hardfast.report.evaluation import METRICS, build_evaluation, metric_tables
 from hardfast.report.tables import print_table
 
@@ -50,7 +50,7 @@ def run(
     sets: Sequence[str],
     roots: Sequence[Path],
     methods: Sequence[str],
-    weights: Weights,
+    weights: Weights | None,
     device: Literal["auto", "cpu", "cuda"],
     batch_size: int,
 ) -> int:
@@ -66,6 +66,7 @@ def run(
     try:
         _checks.integer("batch_size", batch_size, 1)
         recipe = dataclasses.replace(recipe_of_run(run), device=device)
+        weights = weights or ("ema" if recipe.ema_decay else "last")
         read_rows(run)  # a damaged file is found before anything is computed
         names = _chosen_sets(recipe, sets)
         with recipe.machine() as machine_device:
@@ -183,14 +184,9 @@ def _load_networks(
 
 
 def _load_network(recipe: HardRecipe, key: _Trained, path: Path) -> nn.Module:
-    if key.method != _TEACHER:
-        return load_weights(recipe.make_student(key.seed), path)
-    return load_weights(dataclasses.replace(recipe, teacher=_untrained(recipe.teacher)).make_teacher(key.seed), path)
-
-
-def _untrained(teacher: HardTeacherConfig) -> HardTeacherConfig:
-    """Without the file that its weights once came from: the run has them."""
-    return dataclasses.replace(teacher, weights="")
+    # Without the files that weights once came from: the run has them.
+    untrained = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, weights=""), student_weights="")
+    return load_weights((untrained.make_teacher if key.method == _TEACHER else untrained.make_student)(key.seed), path)
 
 
 def _evaluate(
@@ -227,9 +223,10 @@ def _parts(recipe: HardRecipe, name: str, roots: Sequence[Path]) -> Iterator[Eva
 
 
 def _data_folders(recipe: HardRecipe) -> list[Path]:
-    """Where the recipe has its own data: other sets often lie beside them."""
+    """Where the recipe has its own data: other sets often lie in or beside them."""
     values = (entry["value"] for entry in recipe.describe()["fields"].values())
-    return [value for value in values if isinstance(value, Path)] or [Path("data")]
+    folders = [value for value in values if isinstance(value, Path)] or [Path("data")]
+    return [*folders, *(folder.parent for folder in folders)]
 
 
 def _rows(

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from hardfast.models import Normalised, create_timm_model, fill_templates, load_zero_shot_clip
+from hardfast.models import Normalised, create_network, create_timm_model, fill_templates, load_zero_shot_clip
+from hardfast.models.networks import create_timm_network
 
 PROMPTS = (("a cat.", "photo, cat."), ("a dog.",), ("bird", "a bird", "birds"))
 STUDENT = "test_resnet"
@@ -154,3 +155,65 @@ def test_students_that_do_not_exist_are_refused(tmp_path):
         create_timm_model(STUDENT, 0)
     with pytest.raises(FileNotFoundError, match=r"weights file .*no\.pth of test_resnet is missing"):
         create_timm_model(STUDENT, 2, weights=tmp_path / "no.pth")
+
+
+def test_names_that_this_library_has_too_are_timms_where_that_is_asked_for():
+    own = create_network("resnet18", (3, 32, 32), 5)
+    theirs = create_timm_network("resnet18", (3, 32, 32), 5)
+    assert not isinstance(own, Normalised)
+    assert isinstance(theirs, Normalised)
+    assert {f"model.{key}" for key in own.state_dict()} == set(theirs.state_dict())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("test_vit", (3, 32, 32)), ("test_resnet", (1, 28, 28))])
+def test_networks_of_timm_are_made_for_the_images(name, shape):
+    network = create_network(name, shape, 7).eval()
+    images = torch.rand(2, *shape)
+    assert network(images).shape == (2, 7)
+    assert network.mean.shape == (shape[0], 1, 1)
+    if shape[0] == 1:
+        colours = timm.data.resolve_model_data_config(timm.create_model(name))["mean"]
+        assert float(network.mean) == pytest.approx(sum(colours) / 3)
+
+
+def test_weights_of_a_run_and_published_ones_come_from_files(tmp_path):
+    torch.manual_seed(1)
+    images = torch.rand(2, 3, 32, 32)
+    of_run, published, own = (tmp_path / f"{name}.safetensors" for name in ("of_run", "published", "own"))
+    trained = create_network(STUDENT, (3, 32, 32), 6).eval()
+    save_file(trained.state_dict(), of_run)
+    save_file(trained.model.state_dict(), published)
+    # timm publishes it for 1,000 classes; the last layer is that of the file nevertheless.
+    for file in (of_run, published):
+        torch.testing.assert_close(
+            create_network(STUDENT, (3, 32, 32), 6, weights=file).eval()(images), trained(images)
+        )
+        with pytest.raises(ValueError, match=rf"{file}"):
+            create_network(STUDENT, (3, 32, 32), 9, weights=file)
+    assert create_network(STUDENT, (3, 32, 32), 9, weights=published, new_head=True)(images).shape == (2, 9)
+    mlp = create_network("mlp", (3, 32, 32), 6)
+    save_file(mlp.state_dict(), own)
+    torch.testing.assert_close(create_network("mlp", (3, 32, 32), 6, weights=str(own))(images), mlp(images))
+
+
+def test_weights_that_are_no_such_networks_are_refused(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file(create_network("mlp", (3, 32, 32), 1000).state_dict(), file)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(file.read_bytes()[:100])
+    pickled = tmp_path / "damaged.pth"
+    pickled.write_bytes(b"weights")
+    for weights in (file, damaged, pickled):
+        with pytest.raises(ValueError, match=f"{weights} must hold the .*weights of"):
+            create_network(STUDENT, (3, 32, 32), 1000, weights=weights)
+    for weights in (file, damaged):
+        with pytest.raises(ValueError, match=f"{weights} must hold the weights of the network"):
+            create_network("cnn", (3, 32, 32), 10, weights=weights)
+    with pytest.raises(FileNotFoundError, match=r"no\.safetensors is missing"):
+        create_network("cnn", (3, 32, 32), 10, weights=tmp_path / "no.safetensors")
+    with pytest.raises(ValueError, match=r"weights of 'resnet18' must be a file.*'resnet50\.a1_in1k'; got 'hub'"):
+        create_network("resnet18", (3, 32, 32), 10, weights="hub")
+    with pytest.raises(ValueError, match=r"name must be one of .*got 'resnet50\.a9'"):
+        create_network("resnet50.a9", (3, 32, 32), 10)
+    with pytest.raises(ValueError, match=r"name must be a model of timm.*got 'resnet50\.a9'"):
+        create_timm_network("resnet50.a9", (3, 32, 32), 10)

@@ -11,13 +11,14 @@ import torch
 from mnist_files import write_mnist, write_mnist_c
 
 from hardfast.data import ShiftedSet, load_digits
+from hardfast.data.digit_shifts import digit_shifts
 from hardfast.distill import Budget, FixedRatio, Thresholds, accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import RunDir
 from hardfast.models import create_model
 from hardfast.recipes import RECIPES, get_recipe
 from hardfast.recipes.hard_augmentor import AugmentorConfig
 from hardfast.recipes.hard_experiment import run as run_methods
-from hardfast.recipes.hard_recipe import AlternationConfig, HardTeacherConfig
+from hardfast.recipes.hard_recipe import FIXED, AlternationConfig, HardTeacherConfig
 
 METHODS = ("teacher", "student", "distillation", "random_augmentor", "hard")
 CACHE = Path("runs", "cache")
@@ -25,6 +26,11 @@ CACHE = Path("runs", "cache")
 
 def run(recipe, run_dir, progress):
     return run_methods(recipe, run_dir, CACHE, progress)
+
+
+def few(data):
+    """Digits of which a few are for training and for tests; the teacher answers all of the former."""
+    return dataclasses.replace(data, validation_size=1700, test_size=30)
 
 
 def leaves(config, prefix=""):
@@ -60,6 +66,10 @@ def test_the_registry_names_recipes_as_they_name_themselves():
         "hard-digits-vdvae",
         "hard-mnist-mlp",
         "hard-mnist-vit",
+        "hard-cifar10-resnet18",
+        "hard-cifar10-vit",
+        "hard-imagenet-resnet18",
+        "hard-imagenet-vit",
         "config-digits",
         "config-celeba",
         "config-spuco-birds",
@@ -182,6 +192,39 @@ def test_the_same_recipe_gives_the_same_numbers(smoke_run, tmp_path):
     recipe = dataclasses.replace(get_recipe("hard-digits"), smoke=True, seeds=1, first_seed=6)
     again = run(recipe, RunDir(tmp_path), progress=False)
     assert [row.seeds[0] for row in again] == [row.seeds[1] for row in rows]
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("hard-digits-")])
+def test_every_family_runs_on_digits_to_its_end(tmp_path, name):
+    recipe = get_recipe(name)
+    recipe = dataclasses.replace(recipe, smoke=True, seeds=1, data=few(recipe.data))
+    if name != "hard-digits-families":
+        recipe = dataclasses.replace(recipe, methods=("hard",))
+    rows = run_methods(recipe, RunDir(tmp_path), tmp_path / "cache", progress=False)
+    assert {row.method for row in rows} == {"teacher", *recipe.methods}
+    assert {row.split for row in rows} == {"centred", *digit_shifts()}
+    for method in recipe.methods:
+        config = recipe.augmentor_of(method)
+        if config is None:
+            continue
+        learned = json.loads((tmp_path / method / "seed-0" / "augmentor.json").read_text())
+        assert learned["before"].keys() == learned["after"].keys() != set()
+        assert learned["before"] != learned["after"]
+    autoencoders = {file.name.rpartition("-")[0] for file in (tmp_path / "cache").glob("*")}
+    families = {"latent": "small_autoencoder", "vdvae": "small_vdvae"}
+    assert autoencoders == {
+        kind for family, kind in families.items() if name.endswith(family) or family in recipe.methods
+    }
+
+
+def test_every_fixed_augmentation_runs_in_the_same_loop(tmp_path):
+    recipe = get_recipe("hard-digits")
+    recipe = dataclasses.replace(recipe, smoke=True, seeds=1, methods=FIXED, data=few(recipe.data))
+    rows = run(recipe, RunDir(tmp_path), progress=False)
+    assert [row.method for row in rows if row.split == "shifted"] == ["teacher", *FIXED]
+    states = [torch.load(tmp_path / method / "seed-0" / "state.pt", weights_only=True) for method in FIXED]
+    assert {(state["step"], state["augmentor_steps"]) for state in states} == {(12, 0)}
+    assert len({state["model"]["layers.1.weight"].numpy().tobytes() for state in states}) == len(FIXED)
 
 
 @pytest.mark.parametrize("name", ["hard-mnist-mlp", "hard-mnist-vit"])

@@ -33,6 +33,8 @@ class Augmentor(nn.Module):
 
     #: Names of variables that a search leaves on their sphere, as it should normal noise.
     norm_preserved: ClassVar[frozenset[str]] = frozenset()
+    #: Whether :meth:`transform` can be one graph of ``torch.compile``.
+    compilable: ClassVar[bool] = True
 
     def noise(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """All that is random of the variables, by name, ``[B, ...]`` each, for images ``[B, C, H, W]``."""

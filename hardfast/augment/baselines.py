@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -95,6 +95,8 @@ class _TorchvisionBaseline(_Baseline):
         policy: of ``torchvision.transforms.v2``.
         flip: whether every second image, by chance, is mirrored first.
     """
+
+    compilable: ClassVar[bool] = False
 
     def __init__(self, policy: v2.Transform, *, flip: bool) -> None:
         super().__init__()

@@ -53,7 +53,7 @@ class ShiftAccuracy(NamedTuple):
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor | ImageSet, batch_size: int = 1024) -> Tensor:
+def predict_logits(model: nn.Module, images: Tensor | ImageSet, batch_size: int = 256) -> Tensor:
     """Runs a network in evaluation mode over images ``[N, C, H, W]`` in chunks; its mode is restored after.
 
     Args:
@@ -70,7 +70,7 @@ def predict_logits(model: nn.Module, images: Tensor | ImageSet, batch_size: int 
         return torch.cat([model(chunk) for chunk in _chunks(model, images, batch_size)])
 
 
-def accuracy(model: nn.Module, images: Tensor | ImageSet, labels: Tensor, batch_size: int = 1024) -> float:
+def accuracy(model: nn.Module, images: Tensor | ImageSet, labels: Tensor, batch_size: int = 256) -> float:
     """Fraction of images ``[N, C, H, W]`` whose largest logit is at the label ``[N]``.
 
     Raises:

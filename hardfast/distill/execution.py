@@ -95,8 +95,8 @@ class Execution:
         return self.network(_folded(teacher) if self.fold_teacher else teacher)
 
     def augmentor(self, augmentor: Augmentor) -> nn.Module:
-        """The augmentor as it is run in training: same parameters."""
-        return CompiledAugmentor(augmentor) if self.compile else augmentor
+        """The augmentor as it is run in training: same parameters; compiled only if it says that it can be."""
+        return CompiledAugmentor(augmentor) if self.compile and augmentor.compilable else augmentor
 
     def images(self, images: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` as the networks take them."""

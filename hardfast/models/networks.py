@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hardfast.models.normalised import Normalised, create_timm_model
+from hardfast.models.normalised import Normalised, create_timm_model, in_timm
 from hardfast.models.small import CNN, MLP, ShiftRobustCNN
 
 _CIFAR_MEAN, _CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -103,15 +103,26 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
 
 
 def check_network(argument: str, name: str) -> None:
-    """Raises ``ValueError`` where :func:`create_network` knows no such name."""
-    if name not in MODELS and not _in_timm(name):
+    """Raises ``ValueError`` for names that :func:`create_network` does not know."""
+    if name not in MODELS and not in_timm(name):
         raise ValueError(
             f"{argument} must be one of {sorted(MODELS)}, or a model of timm such as 'resnet50.a1_in1k'; got {name!r}"
         )
 
 
+def check_timm_network(argument: str, name: str) -> None:
+    """Raises ``ValueError`` for names that :func:`create_timm_network` does not know."""
+    if not in_timm(name):
+        raise ValueError(f"{argument} must be a model of timm such as 'resnet50.a1_in1k'; got {name!r}")
+
+
 def create_network(
-    name: str, image_shape: tuple[int, int, int], classes: int, *, weights: str | Path | None = None
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    weights: str | Path | None = None,
+    new_head: bool = False,
 ) -> nn.Module:
     """Makes a classifier of images in [0, 1], of this library or of timm.
 
@@ -120,7 +131,8 @@ def create_network(
         image_shape: ``(C, H, W)``, H = W.
         classes: number of logits.
         weights: None for random ones from PyTorch's global random state; a file of weights (``.safetensors``), such as
-            those of a run; of a model of timm also ``.pth``, or ``"hub"`` for its published ones from the hub's cache.
+            those of a run; of a model of timm also what :func:`create_timm_network` takes.
+        new_head: as there.
 
     Raises:
         ValueError: the name is unknown, or the weights are of another network.
@@ -128,10 +140,43 @@ def create_network(
     """
     check_network("name", name)
     if name not in MODELS:
-        return create_timm_model(name, classes, weights=weights)
+        return create_timm_network(name, image_shape, classes, weights=weights, new_head=new_head)
+    if weights == "hub":
+        raise ValueError(
+            f"weights of {name!r} must be a file: none are published; give a model of timm by a name that says which "
+            "weights it has, such as 'resnet50.a1_in1k'; got 'hub'"
+        )
     options = {"in_channels": image_shape[0], "num_classes": classes}
     network = create_model(name, **options, **({"image_size": image_shape[1]} if name in _SIZED else {}))
     return network if weights is None else load_weights(network, Path(weights))
+
+
+def create_timm_network(
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    weights: str | Path | None = None,
+    new_head: bool = False,
+) -> nn.Module:
+    """Makes a classifier of timm for images in [0, 1], also where this library has one of the same name.
+
+    Args:
+        name: of timm.
+        image_shape: ``(C, H, W)``, H = W.
+        classes: number of logits.
+        weights: None for random ones from PyTorch's global random state; ``"hub"`` for timm's published ones from the
+            hub's cache; a file of such (``.safetensors``, ``.pth``), or of those of a run (``.safetensors``).
+        new_head: whether published weights for another number of classes are taken, and the last layer stays random.
+
+    Raises:
+        ValueError: the name is unknown, or the weights are of another network.
+        FileNotFoundError: the weights are not on this computer; the message says how to get them.
+    """
+    options: dict[str, Any] = {"image_size": image_shape[1], "in_channels": image_shape[0]}
+    if weights is not None and _of_a_run(Path(weights)):
+        return load_weights(create_timm_model(name, classes, **options), Path(weights))
+    return create_timm_model(name, classes, weights=weights, new_head=new_head, **options)
 
 
 def load_weights(network: nn.Module, path: Path) -> nn.Module:
@@ -153,7 +198,14 @@ def load_weights(network: nn.Module, path: Path) -> nn.Module:
     return network
 
 
-def _in_timm(name: str) -> bool:
-    import timm
+def _of_a_run(path: Path) -> bool:
+    """Whether a file has the names of a network with its normalisation, and not those of timm."""
+    from safetensors import SafetensorError, safe_open
 
-    return timm.is_model(name)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return all(key.startswith("model.") for key in file.keys())  # noqa: SIM118 - it is no mapping
+    except SafetensorError:
+        return False

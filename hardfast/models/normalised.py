@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hardfast.models.pretrained import pretrained_folder
@@ -36,36 +39,82 @@ class Normalised(nn.Module):
         return self.model((images - self.mean) / self.std)
 
 
-def create_timm_model(name: str, num_classes: int, *, weights: str | Path | None = None) -> Normalised:
+def create_timm_model(
+    name: str,
+    num_classes: int,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    in_channels: int = 3,
+    new_head: bool = True,
+) -> Normalised:
     """Makes a model of timm that takes images in [0, 1].
 
     Args:
         name: of timm, such as ``"resnet50"`` or ``"resnet50.a1_in1k"``.
         num_classes: number of logits, >= 1.
         weights: None for random ones from PyTorch's global random state; ``"hub"`` for timm's published ones from the
-            hub's cache; else a file of published ones (``.safetensors``, ``.pth``). Where their classes are not as
-            many, the last layer stays random.
+            hub's cache; else a file of such (``.safetensors``, ``.pth``).
+        image_size: side of the images in pixels, for models that are made for one size; None for their own.
+        in_channels: channels of the images; timm sums the published weights of the first layer over the three colours
+            for one channel, and repeats them for more.
+        new_head: whether weights for another number of classes are taken, and the last layer stays random.
 
     Raises:
-        ValueError: timm has no such model, or no published weights for it.
+        ValueError: timm has no such model, no published weights for it, or the file is damaged, of another model, or
+            for another number of classes where ``new_head`` is false.
         FileNotFoundError: the weights are not on this computer; the message says how to get them.
     """
     import timm
 
-    if not timm.is_model(name):
+    if not in_timm(name):
         raise ValueError(f"name must be a model of timm, such as those of timm.list_models(); got {name!r}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be >= 1; got {num_classes}")
-    overlay = {}
+    config = timm.models.get_pretrained_cfg(name)
+    options: dict[str, Any] = {}
+    if image_size is not None and config is not None and config.fixed_input_size:
+        options["img_size"] = image_size
+    file = None
     if weights is not None:
-        overlay = {"file": str(_cached_weights(name) if weights == "hub" else Path(weights))}
-        if not Path(overlay["file"]).is_file():
+        file = _cached_weights(name) if weights == "hub" else Path(weights)
+        if not file.is_file():
             raise FileNotFoundError(f"weights file {weights} of {name} is missing; get it from https://hf.co/timm")
-    model = timm.create_model(
-        name, pretrained=weights is not None, num_classes=num_classes, pretrained_cfg_overlay=overlay
-    )
-    config = timm.data.resolve_model_data_config(model)
-    return Normalised(model, config["mean"], config["std"])
+    try:
+        if file is not None:
+            found = _classes_of(file, config)
+            if found != num_classes and not new_head:
+                raise ValueError(f"weights of {name} must be for {num_classes} classes, but {file} has {found}")
+            # timm goes by the number that it is told of a file, and keeps the last layer only if that is right.
+            options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file), "num_classes": found}}
+        model = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **options)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
+        if file is None:
+            raise
+        raise ValueError(f"{file} must hold the published weights of {name}, got: {error}") from error
+    normalisation = timm.data.resolve_model_data_config(model)
+    mean, std = (normalisation[key] for key in ("mean", "std"))
+    if in_channels != len(mean):
+        mean, std = ((sum(values) / len(values),) * in_channels for values in (mean, std))
+    return Normalised(model, mean, std)
+
+
+def in_timm(name: str) -> bool:
+    """Whether timm has a model of this name, and its weights too where the name says which."""
+    import timm
+
+    # timm takes any weights' name for a model that it knows, until the model is made.
+    return timm.is_model(name) and ("." not in name or name in timm.list_pretrained(name))
+
+
+def _classes_of(file: Path, config: Any) -> int:
+    """Number of classes of the weights in a file, by their last layer, or else of those that timm publishes."""
+    import timm
+
+    layers = config.classifier or ()
+    layer = layers if isinstance(layers, str) else next(iter(layers), "")
+    weight = timm.models.load_state_dict(str(file)).get(f"{layer}.weight")
+    return config.num_classes if weight is None else len(weight)
 
 
 def _cached_weights(name: str) -> Path:

@@ -6,8 +6,10 @@ from hardfast.recipes.config_celeba import ConfigCelebA
 from hardfast.recipes.config_digits import ConfigDigits
 from hardfast.recipes.config_spuco_birds import ConfigSpuCoBirds
 from hardfast.recipes.config_spurious_imagenet import ConfigSpuriousImageNet
+from hardfast.recipes.hard_cifar10 import HardCifar10ResNet18, HardCifar10Vit
 from hardfast.recipes.hard_digits import HardDigits
 from hardfast.recipes.hard_digits_shifts import ONE_FAMILY, HardDigitsFamilies
+from hardfast.recipes.hard_imagenet import HardImageNetResNet18, HardImageNetVit
 from hardfast.recipes.hard_mnist import HardMnistMlp, HardMnistVit
 from hardfast.recipes.recipe import Published, Recipe
 
@@ -22,6 +24,10 @@ RECIPES: dict[str, Recipe] = {
         *(recipe() for recipe in ONE_FAMILY),
         HardMnistMlp(),
         HardMnistVit(),
+        HardCifar10ResNet18(),
+        HardCifar10Vit(),
+        HardImageNetResNet18(),
+        HardImageNetVit(),
         ConfigDigits(),
         ConfigCelebA(),
         ConfigSpuCoBirds(),

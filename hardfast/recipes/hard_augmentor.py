@@ -25,6 +25,7 @@ from hardfast.augment import (
     ThinPlateAugmentor,
 )
 from hardfast.data.image_set import ImageSet
+from hardfast.data.splits import LabelledImages
 from hardfast.distill.objectives import AugmentorObjective
 from hardfast.models.autoencoder import (
     load_autoencoder,
@@ -55,8 +56,11 @@ Family = Literal[
     "vdvae",
 ]
 _VDVAES = {"cifar10": VDVAEConfig.CIFAR10, "imagenet32": VDVAEConfig.IMAGENET32, "imagenet64": VDVAEConfig.IMAGENET64}
-#: Images of the training set in whose spread an autoencoder's augmentor describes what it learned.
-_REFERENCES = 256
+#: Images of the training set in whose spread an autoencoder's augmentor describes what it learned, and pixels of these
+#: in all, which bound the memory of encoding them.
+_REFERENCES, _REFERENCE_PIXELS = 256, 2**20
+#: Sides of the images that the small autoencoders are made for: up to, of the plain one; exactly, of the very deep one.
+_SMALL_SIDE, _SMALL_VDVAE_SIDE = 64, 28
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,26 @@ class AugmentorConfig:
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raises ``ValueError`` for values that no augmentor can be made of; networks and data are not looked at."""
         _checks.integer("autoencoder_steps", self.autoencoder_steps, 1)
-        if self.family in ("latent", "vdvae"):
-            _checks.positive("initial_scale", self.initial_scale)
-        else:
+        if self.family not in ("latent", "vdvae"):
             self._make(image_shape)
+            return
+        _checks.positive("initial_scale", self.initial_scale)
+        height, width = image_shape[1:]
+        if self.family == "vdvae" and self.source:
+            side = _VDVAES[self.vdvae].image_size
+            if image_shape != (3, side, side):
+                raise ValueError(
+                    f"augmentor.vdvae must be the very deep VAE of images {list(image_shape)}; "
+                    f"got {self.vdvae!r}, which is for [3, {side}, {side}]"
+                )
+        if not self.source:
+            fits = height == width == _SMALL_VDVAE_SIDE if self.family == "vdvae" else max(height, width) <= _SMALL_SIDE
+            if not fits:
+                raise ValueError(
+                    f"augmentor.source must be given for the family {self.family!r} and images {list(image_shape)}: "
+                    f"the small one that would be trained here is for {_SMALL_VDVAE_SIDE} px (vdvae) or up to "
+                    f"{_SMALL_SIDE} px (latent)"
+                )
 
     def build(
         self, images: ImageSet, image_shape: tuple[int, int, int], cache: Path, device: torch.device, progress: bool
@@ -127,10 +147,12 @@ class AugmentorConfig:
 
         Raises:
             FileNotFoundError: ``source`` is not there.
+            ValueError: there is none, and the images that a small one would be trained on are not in memory.
         """
         if self.family not in ("latent", "vdvae"):
             return self._constrained(self._make(image_shape)).to(device)
-        index = torch.arange(min(_REFERENCES, len(images)))
+        count = min(_REFERENCES, _REFERENCE_PIXELS // (image_shape[1] * image_shape[2]), len(images))
+        index = torch.arange(max(count, 2))
         references = images.load(index).to(device)
         make = self._latent if self.family == "latent" else self._vdvae
         return self._constrained(make(images, image_shape, references, cache, progress)).to(device)
@@ -205,6 +227,11 @@ class AugmentorConfig:
         progress: bool,
     ) -> Any:
         """A small autoencoder of the training images, from the cache or into it."""
+        if not isinstance(images, LabelledImages):
+            raise ValueError(
+                "augmentor.source must be given where the training images are files: a small autoencoder is trained "
+                "on images in memory"
+            )
         everything = images.load(torch.arange(len(images)))
         # The same images give the same network, whatever recipe or seed asks for it.
         told = {"count": len(images), "sum": math.fsum(everything.double().mean((1, 2, 3)).tolist())}

@@ -62,7 +62,7 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
     seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
     with recipe.machine() as device:
         data = recipe.load().to(device)
-        recipe.make_teacher(recipe.first_seed)  # its weights are looked for before anything is trained
+        _look_for_files(recipe, data, cache, device)
         run_dir.write_config(recipe.describe())
         if recipe.workers > 1:
             elsewhere = partial(_elsewhere, recipe, run_dir.path, cache, progress)
@@ -78,6 +78,16 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
                 results.setdefault((method, name, "accuracy"), []).append(value)
             run_dir.write_results(recipe.result_rows(results), time.perf_counter() - start)
     return recipe.result_rows(results)
+
+
+def _look_for_files(recipe: HardRecipe, data: ExperimentData, cache: Path, device: torch.device) -> None:
+    """Loads all weights that come from files, so that what is missing is missed before anything is trained."""
+    recipe.make_teacher(recipe.first_seed)
+    recipe.make_student(recipe.first_seed)
+    for method in recipe.methods:
+        config = recipe.augmentor_of(method)
+        if config is not None and config.source:
+            config.build(data.train, recipe.image_shape, cache, device, progress=False)
 
 
 def _elsewhere(recipe: HardRecipe, path: Path, cache: Path, progress: bool, seed: int) -> list[Tested]:

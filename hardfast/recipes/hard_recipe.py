@@ -19,7 +19,7 @@ from hardfast.distill.alternation import Alternation, Budget, FixedRatio, Thresh
 from hardfast.distill.objectives import StudentObjective
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig, Transform
-from hardfast.models.networks import check_network, create_network
+from hardfast.models.networks import check_network, check_timm_network, create_network, create_timm_network
 from hardfast.recipes.hard_augmentor import AugmentorConfig
 from hardfast.recipes.recipe import (
     CACHE,
@@ -131,6 +131,8 @@ class HardRecipe(Recipe):
         warmup_steps: steps until then.
         weight_decay: of AdamW.
         student: a name of ``hardfast.models.MODELS``, or of timm.
+        student_weights: where it starts: a file of trained weights, or for models of timm ``hub``, as for the teacher;
+            random if empty.
         temperature: of every disagreement.
         divergence: of every disagreement: ``forward``, ``reverse`` or ``jensen_shannon``.
         clean_weight: weight of the term on clean images where there are augmented ones.
@@ -147,13 +149,14 @@ class HardRecipe(Recipe):
         "Nix, Burg, Sinz: HARD: Hard Augmentations for Robust Distillation, arXiv 2305.14890, 2023"
     )
 
-    #: Of the images that its networks take, ``[C, H, W]``, and number of classes that they tell apart.
-    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    #: Number of classes that its networks tell apart.
     classes: ClassVar[int] = 10
     #: All methods beside the teacher, in the order in which they are run.
     known_methods: ClassVar[tuple[str, ...]] = METHODS
     #: Whether the teacher's answers to all training images are kept in memory.
     cache_teacher: ClassVar[bool] = True
+    #: Whether all names of networks are timm's, also those that ``hardfast.models.MODELS`` has too.
+    timm_only: ClassVar[bool] = False
 
     methods: tuple[str, ...] = our_choice(("student", "distillation", "random_augmentor", "hard"))
     steps: int = our_choice(3500)
@@ -162,6 +165,7 @@ class HardRecipe(Recipe):
     warmup_steps: int = our_choice(100)
     weight_decay: float = our_choice(0.0)
     student: str = earlier_code("mlp")
+    student_weights: str = our_choice("")
     temperature: float = our_choice(1.0)
     divergence: Literal["forward", "reverse", "jensen_shannon"] = earlier_code("forward")
     clean_weight: float = our_choice(1.0)
@@ -172,6 +176,11 @@ class HardRecipe(Recipe):
     alternation: AlternationConfig = our_choice(AlternationConfig())
     execution: ExecutionConfig = our_choice(ExecutionConfig())
     workers: int = our_choice(1)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of the images that its networks take, ``[C, H, W]``."""
+        return 1, 28, 28
 
     def load(self) -> ExperimentData:
         """Loads the data.
@@ -188,12 +197,16 @@ class HardRecipe(Recipe):
 
     def make_teacher(self, seed: int) -> nn.Module:
         """Makes the teacher, with its weights if it has some."""
-        weights = self.teacher.weights or None
-        return seeded(lambda: create_network(self.teacher.model, self.image_shape, self.classes, weights=weights), seed)
+        return self._make(self.teacher.model, self.teacher.weights, seed, new_head=False)
 
     def make_student(self, seed: int) -> nn.Module:
-        """Makes a student that has learned nothing yet."""
-        return seeded(lambda: create_network(self.student, self.image_shape, self.classes), seed)
+        """Makes a student that has learned nothing here yet."""
+        return self._make(self.student, self.student_weights, seed, new_head=True)
+
+    def _make(self, name: str, weights: str, seed: int, *, new_head: bool) -> nn.Module:
+        create = create_timm_network if self.timm_only else create_network
+        shape, classes = self.image_shape, self.classes
+        return seeded(lambda: create(name, shape, classes, weights=weights or None, new_head=new_head), seed)
 
     def teacher_transform(self) -> Transform | None:
         """What the teacher's training does to its images, and leaves their labels true."""
@@ -207,7 +220,7 @@ class HardRecipe(Recipe):
 
     def resolved(self) -> Self:
         for name, model in {"student": self.student, "teacher.model": self.teacher.model}.items():
-            check_network(name, model)
+            (check_timm_network if self.timm_only else check_network)(name, model)
         for method in self.methods:
             if method not in self.known_methods:
                 raise ValueError(f"methods must be among {list(self.known_methods)}; got {method!r}")
