@@ -85,7 +85,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'the virtual environment could not be made: Debian and Ubuntu need apt-get install python3-venv'; exit 1; }
 	@echo 'Installing the dependencies into $(VENV) (PyTorch is several GB the first time) ...'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
-	  setuptools wheel cmake ninja pybind11 torch torchvision timm numpy scikit-learn safetensors tensorboard tqdm rich \
+	  setuptools wheel cmake ninja pybind11 torch torchvision timm numpy scikit-learn safetensors tensorboard torchmetrics tqdm rich \
 	  tyro matplotlib pillow pytest pytest-xdist hypothesis kornia opencv-python-headless diffusers transformers webdataset \
 	  ruff mypy clang-format || \
 	  { echo 'the dependencies could not be installed: check the network, or that pip reaches your package index'; exit 1; }

@@ -32,6 +32,7 @@ class GpuExecution(ExecutionConfig):
             wait minutes for it. Augmentations of torchvision never are.
         precision: of the networks' layers; ``float32`` with ``smoke``, which is also for CPUs.
         channels_last: whether images and convolutions have their channels innermost.
+        fold_teacher: whether the teacher's batch norms are folded into its convolutions, which rounds otherwise.
     """
 
     compile: bool = our_choice(True)

@@ -90,15 +90,17 @@ class ExecutionConfig:
         compile: whether student, teacher and augmentor are compiled, each as one graph.
         precision: of the networks' layers.
         channels_last: whether images and convolutions have their channels innermost.
+        fold_teacher: whether the teacher's batch norms are folded into its convolutions, which rounds otherwise.
     """
 
     compile: bool = our_choice(False)
     precision: Literal["float32", "bfloat16"] = our_choice("float32")
     channels_last: bool = our_choice(True)
+    fold_teacher: bool = our_choice(False)
 
     def build(self) -> Execution:
         """What the trainer takes."""
-        return Execution(self.compile, self.precision, self.channels_last)
+        return Execution(self.compile, self.precision, self.channels_last, self.fold_teacher)
 
 
 @dataclass(frozen=True)
