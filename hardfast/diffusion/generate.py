@@ -192,10 +192,12 @@ def _interruption() -> Iterator[threading.Event]:
         yield event  # only the main thread may set what a signal does
         return
     before = signal.getsignal(signal.SIGINT)
+    # A process in the background of a script may ignore the signal; one that is told to stop twice does.
+    again = signal.default_int_handler if before in (signal.SIG_IGN, None) else before
 
     def remember(*_: object) -> None:
         event.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, again)
         with suppress(RuntimeError):  # the signal came in the middle of another print
             print("\nstopping after this group; Ctrl-C again stops at once", file=sys.stderr)
 
