@@ -252,13 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.hard_step", description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--quick", action="store_true", help="few rounds of small batches, to see that it runs")
-    parser.add_argument("--compile", action="store_true", help="also compiled networks")
+    parser.add_argument("--no-compile", action="store_true", help="leave the compiled networks out")
     parser.add_argument("--filter", default="", help="only sizes whose name contains this")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    ways = (*WAYS, COMPILED) if args.compile else WAYS
+    ways = WAYS if args.no_compile else (*WAYS, COMPILED)
     rows: list[Row] = []
     print(
         "| networks and images | way | images/s | / plain eager | peak MiB | / plain eager |\n|---|---|---|---|---|---|"

@@ -42,7 +42,21 @@ def _parameters(training: Training) -> list[torch.Tensor]:
 def test_one_command_prints_the_comparison(capsys, tmp_path):
     threads = torch.get_num_threads()
     try:
-        assert main(["--quick", "--threads", "1", "--filter", "28x28", "--json", str(tmp_path / "rows.json")]) == 0
+        assert (
+            main(
+                [
+                    "--quick",
+                    "--no-compile",
+                    "--threads",
+                    "1",
+                    "--filter",
+                    "28x28",
+                    "--json",
+                    str(tmp_path / "rows.json"),
+                ]
+            )
+            == 0
+        )
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out
