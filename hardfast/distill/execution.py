@@ -62,8 +62,8 @@ class Execution:
             static: batches of one size are compiled in the first few steps and never again.
         precision: of the networks' layers, ``"float32"`` or ``"bfloat16"`` (autocast). Weights, losses, positions of
             warps and optimisers are float32 in either.
-        channels_last: whether images and convolutions' weights have their channels innermost. Of all choices the one
-            that gains most on CPUs (``python -m bench.hard_step``).
+        channels_last: whether images and convolutions' weights have their channels innermost. On CPUs it gains for some
+            networks and costs for others (``python -m bench.hard_step``).
         fold_teacher: whether the batch norms of a teacher become part of the convolutions before them: in a copy of it
             that computes the same up to rounding. A teacher that ``torch.fx`` cannot trace is run as it is; one that
             decides by the shape of its images is not for this.
