@@ -1,42 +1,127 @@
-"""One thing to measure."""
+"""One thing to measure, and the ways to do it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Function = Callable[..., "Tensor | tuple[Tensor, ...]"]
+from .roofline import Work
+
+Inputs = tuple[Any, ...]
+Runner = Callable[[], object]
+Implementation = Callable[[Any], Runner]  # from the inputs of a case to what is timed
+
+OURS = "hardfast"
+PASSES = {"forward": (False, False), "parameters": (False, True), "all": (True, True)}  # gradients to image, to map
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What the project promises of a case. A peer that is not measured promises nothing.
+
+    Args:
+        speed: of a peer, the least factor between its median and ours.
+        memory: of a peer, the least factor between its peak memory and ours.
+        roofline: the least fraction of the roofline.
+    """
+
+    speed: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, float] = field(default_factory=dict)
+    roofline: float | None = None
 
 
 @dataclass(frozen=True)
 class Case:
-    """One op at one size; ``floors`` is the least speed-up over each peer that the project promises."""
+    """One op at one size, dtype, memory format and pass; nothing is allocated before :meth:`runners`.
+
+    Args:
+        op, size, pass_name: what is done; ``pass_name`` says which gradients are part of it.
+        inputs: makes what every implementation is given.
+        implementations: by name, ``"hardfast"`` first. The first word names the package that is needed.
+        work: what must be moved and computed; None where nobody counted it.
+        items: images or rows a call.
+        quick: whether ``--quick`` measures it.
+    """
 
     op: str
     size: str
-    pass_name: str  # forward | parameters | all
-    inputs: tuple[Tensor, ...]
-    differentiable: tuple[bool, ...]
-    ours: Function
-    eager: Function
-    floors: dict[str, float]
+    pass_name: str
+    inputs: Callable[[], Any]
+    implementations: Mapping[str, Implementation]
+    work: Work | None = None
+    floors: Floors = field(default_factory=Floors)
+    items: int = 1
+    dtype: str = "float32"
+    memory_format: str = "contiguous"
+    device: str = "cpu"
+    quick: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.op} {self.size} {self.pass_name}"
+        """How it is printed and filtered: what is not usual comes last."""
+        parts = [self.op, self.size, self.pass_name]
+        parts += [self.dtype] * (self.dtype != "float32") + [self.memory_format] * (self.memory_format != "contiguous")
+        return " ".join(parts)
 
-    def runner(self, function: Function) -> Callable[[], object]:
-        """The case as a callable of no arguments: the forward, or forward and backward from a fixed gradient."""
-        inputs = tuple(
-            x.detach().clone(memory_format=torch.preserve_format).requires_grad_(grad)
-            for x, grad in zip(self.inputs, self.differentiable, strict=True)
+    def runners(self, names: list[str]) -> dict[str, Runner]:
+        """Callables of no arguments for these implementations, on the same inputs."""
+        inputs = self.inputs()
+        return {name: self.implementations[name](inputs) for name in names}
+
+
+def differentiated(
+    function: Callable[..., Any],
+    differentiable: tuple[bool, ...],
+    convert: Callable[[Inputs], Inputs] = tuple,
+    *,
+    compiled: bool = False,
+) -> Implementation:
+    """A function of tensors, forward or forward and backward from a fixed gradient.
+
+    Args:
+        function: of the inputs, to a tensor or several.
+        differentiable: which inputs get gradients; the last stands for all that follow it.
+        convert: beforehand, from the inputs of the case to those of this function, such as its own kind of matrix.
+        compiled: whether ``torch.compile`` gets the function.
+    """
+
+    def prepare(inputs: Inputs) -> Runner:
+        run = torch.compile(function) if compiled else function
+        arguments = convert(inputs)
+        wanted = (*differentiable, *differentiable[-1:] * (len(arguments) - len(differentiable)))
+        if not any(wanted):
+            return lambda: run(*arguments)
+        leaves = tuple(
+            x.detach().clone(memory_format=torch.preserve_format).requires_grad_() if grad else x
+            for x, grad in zip(arguments, wanted, strict=True)
         )
-        wanted = [x for x in inputs if x.requires_grad]
-        if not wanted:
-            return lambda: function(*inputs)
-        outputs = function(*inputs)
-        grads = [torch.randn_like(x) for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
-        return lambda: torch.autograd.grad(function(*inputs), wanted, grads)
+        outputs = run(*leaves)
+        grads = [_fixed_noise(x) for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        sources = [x for x, grad in zip(leaves, wanted, strict=True) if grad]
+        return lambda: torch.autograd.grad(run(*leaves), sources, grads)
+
+    return prepare
+
+
+def _fixed_noise(like: Tensor) -> Tensor:
+    """The same numbers for every implementation, in the strides of its own output."""
+    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(1))
+    return torch.empty_like(like).copy_(noise)
+
+
+def eager_and_compiled(
+    name: str,
+    function: Callable[..., Any],
+    differentiable: tuple[bool, ...],
+    convert: Callable[[Inputs], Inputs] = tuple,
+) -> dict[str, Implementation]:
+    """A peer as it is, and compiled by ``torch.compile``; that of PyTorch itself is ``eager`` and ``compiled``."""
+    compiled_name = "compiled" if name == "eager" else f"{name} compiled"
+    return {
+        name: differentiated(function, differentiable, convert),
+        compiled_name: differentiated(function, differentiable, convert, compiled=True),
+    }

@@ -9,8 +9,6 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from bench.memory import peak_bytes
-from bench.timing import clock_for, time_alternating
 from hardfast.diffusion import (
     COUPLED_STRATEGIES,
     EXACT_STRATEGIES,
@@ -19,6 +17,9 @@ from hardfast.diffusion import (
     Sampler,
     Schedule,
 )
+
+from .memory import peak_bytes
+from .timing import clock_for, time_alternating
 
 CLASSES = 10
 STRATEGIES = EXACT_STRATEGIES + INEXACT_STRATEGIES + COUPLED_STRATEGIES

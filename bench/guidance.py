@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from bench.diffusion import CLASSES, class_denoiser
-from bench.memory import peak_bytes
-from bench.timing import clock_for
 from hardfast.diffusion import ClassUNetDenoiser, CutOuts, GuidanceSettings, Sampler, Schedule, guide, seeded_noise
 from hardfast.models import CNN
+
+from .diffusion import CLASSES, class_denoiser
+from .memory import peak_bytes
+from .timing import clock_for
 
 GUIDANCE_SCALE = 3.0
 STRATEGIES = ("per_step", "nested")

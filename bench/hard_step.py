@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.memory import peak_bytes
 from hardfast.augment import AffineAugmentor
 from hardfast.distill import AugmentorObjective, Execution, StudentObjective, augmentor_step, student_step
 from hardfast.distill.step import AugmentorStep
+
+from .memory import peak_bytes
 
 STUDENT_STEPS = 5
 BATCHES = 8

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
+import torch
 from torch.profiler import ProfilerActivity, profile
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler tells of every start and stop otherwise
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
@@ -18,3 +22,14 @@ def peak_bytes(function: Callable[[], object]) -> int:
             live += event.nbytes()
             peak = max(peak, live)
     return peak
+
+
+def peak_bytes_gpu(function: Callable[[], object]) -> int:
+    """The same of PyTorch's CUDA allocator."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    result = function()
+    torch.cuda.synchronize()
+    del result
+    return torch.cuda.max_memory_allocated() - before

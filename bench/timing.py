@@ -21,18 +21,41 @@ def time_alternating(
     *,
     rounds: int = 15,
     min_round_seconds: float = 0.02,
+    max_seconds: float = float("inf"),
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
-    """Times callables in alternation: a round calls each of them for at least ``min_round_seconds`` of the clock."""
-    calls = {}
+    """Times callables in turn, in one order and then in the other.
+
+    Args:
+        implementations: by name.
+        rounds: how often each has its turn, at least two.
+        min_round_seconds: a turn is as many calls as take this long by the clock.
+        max_seconds: fewer rounds, but at least three, where all of them together would take longer.
+    """
+    calls, turn_seconds = {}, 0.0
     for name, function in implementations.items():
         function()  # compiles, allocates, warms the caches
         seconds = _seconds(function, 1, clock)
         calls[name] = max(1, min(1000, round(min_round_seconds / max(seconds, 1e-7))))
+        turn_seconds += calls[name] * seconds
+    rounds = max(min(rounds, 3), int(min(rounds, max_seconds / max(turn_seconds, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in implementations}
-    for _ in range(rounds):
-        for name, function in implementations.items():
-            samples[name].append(1e3 * _seconds(function, calls[name], clock) / calls[name])
+    for number in range(rounds):
+        for name in list(implementations)[:: -1 if number % 2 else 1]:
+            samples[name].append(1e3 * _seconds(implementations[name], calls[name], clock) / calls[name])
+    return {name: _summary(values) for name, values in samples.items()}
+
+
+def time_alternating_gpu(
+    implementations: Mapping[str, Callable[[], object]], *, rounds: int = 15, round_ms: int = 20
+) -> dict[str, Timing]:
+    """The same with ``triton.testing.do_bench``: CUDA events, and a cache that holds nothing before each call."""
+    from triton.testing import do_bench
+
+    samples: dict[str, list[float]] = {name: [] for name in implementations}
+    for number in range(rounds):
+        for name in list(implementations)[:: -1 if number % 2 else 1]:
+            samples[name] += do_bench(implementations[name], warmup=5, rep=round_ms, return_mode="all")
     return {name: _summary(values) for name, values in samples.items()}
 
 

@@ -1,0 +1,91 @@
+"""The command: chooses cases, measures them, prints, keeps."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from . import machine, packages
+from .case import OURS, Case
+from .cases import all_cases
+from .measure import Options, Row, measure, missed_floors, speedup
+from .results import Result
+
+QUICK_ROUNDS = 5
+
+
+def run(
+    filter: str = "",
+    suite: Literal["ops", "all"] = "all",
+    device: Literal["cpu", "cuda"] = "cpu",
+    quick: bool = False,
+    rounds: int = 15,
+    threads: int = 2,
+    compile: bool = True,
+    memory: bool = True,
+    json: Path | None = None,
+) -> int:
+    """Time hardfast beside everything that does the same, and say how far from the machine's limit it is.
+
+    Args:
+        filter: only cases whose name has all of these words in it.
+        suite: ops; or all.
+        device: cpu or cuda.
+        quick: a few rounds of some of the cases, without torch.compile, in two minutes.
+        rounds: how often each implementation has its turn.
+        threads: of the CPU, for all implementations.
+        compile: whether to measure what torch.compile makes of PyTorch and of kornia.
+        memory: whether to measure peak memory too.
+        json: file for the rows, or a folder such as bench/results for one named after machine and version.
+
+    Returns:
+        1 if a case is below its floor, or there is no such device; else 0.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        print("there is no GPU that PyTorch can use: `make bench` measures the CPU", file=sys.stderr)
+        return 1
+    packages.set_threads(threads)
+    cases = [case for case in all_cases(device) if (case.quick or not quick) and is_wanted(case, filter)]
+    if not cases:
+        print(f"no case has {filter!r} in its name", file=sys.stderr)
+        return 1
+    options = Options(min(rounds, QUICK_ROUNDS) if quick else rounds, threads, compile and not quick, memory)
+    for line in packages.missing_lines(name for case in cases for name in case.implementations):
+        print(line)
+    rates = cache(lambda dtype: machine.rates(device, dtype, threads))
+    rows, missed = [], []
+    for case in cases:
+        measured = measure(case, options, rates)
+        below = missed_floors(case, measured)
+        print(line_of(case, measured, below), flush=True)
+        rows += measured
+        missed += [f"{case.name}: {what}" for what in below]
+    print("\n".join(f"MISSED {line}" for line in missed) or "every floor is reached")
+    if json is not None:
+        dtypes = dict.fromkeys(case.dtype for case in cases)
+        result = Result(machine.describe(device, threads), {dtype: rates(dtype)._asdict() for dtype in dtypes}, rows)
+        print(f"written to {result.write(json)}")
+    return 1 if missed else 0
+
+
+def is_wanted(case: Case, filter: str) -> bool:
+    return all(word in case.name for word in filter.split())
+
+
+def line_of(case: Case, rows: list[Row], below: list[str]) -> str:
+    """Our time, memory and fraction of the roofline, and how many times longer each peer takes."""
+    ours = next(row for row in rows if row.implementation == OURS)
+    peers = []
+    for row in rows:
+        if row is not ours:
+            floor = case.floors.speed.get(row.implementation)
+            promised = "" if floor is None else f" (floor {floor:g})"
+            peers.append(f"{row.implementation} {speedup(ours, row):.2f}x{promised}")
+    peak = "" if ours.peak_bytes is None else f"{ours.peak_bytes / 2**20:9.1f} MiB"
+    share = "" if ours.roofline_fraction is None else f"{ours.roofline_fraction:6.0%}"
+    line = f"{case.name:54}{ours.median_ms:10.3f} ms{peak}{share}  {', '.join(peers)}"
+    return f"{line}  MISSED" if below else line

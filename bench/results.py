@@ -1,0 +1,44 @@
+"""The files of results: one for each machine and version."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .measure import Row
+
+FOLDER = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run of the benchmark: what :func:`bench.machine.describe` says, the measured rates, and the rows."""
+
+    machine: dict[str, Any]
+    rates: dict[str, dict[str, float]]
+    rows: Sequence[Row]
+
+    @property
+    def file_name(self) -> str:
+        """From the machine's name and hardfast's version."""
+        cores = f"-{self.machine['cores']}-cores" if self.machine["device"] == "cpu" else ""
+        name = re.sub(r"[^a-z0-9]+", "-", self.machine["machine"].lower()).strip("-")
+        return f"{name}{cores}-{self.machine['hardfast']}.json"
+
+    def write(self, target: Path) -> Path:
+        """Writes to a file, or under its own name into a folder."""
+        path = target / self.file_name if target.is_dir() else target
+        content = {"machine": self.machine, "rates": self.rates}
+        head = json.dumps(content, indent=1)[:-2]
+        rows = ",\n  ".join(json.dumps(row.to_json()) for row in self.rows)
+        path.write_text(f'{head},\n "rows": [\n  {rows}\n ]\n}}\n')
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        content = json.loads(path.read_text())
+        return cls(content["machine"], content["rates"], [Row.from_json(row) for row in content["rows"]])
