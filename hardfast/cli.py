@@ -3,26 +3,21 @@
 # Only what `hardfast --help` needs is imported here; torch and matplotlib take seconds and wait for their command.
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import inspect
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 
-if TYPE_CHECKING:
-    from hardfast.distill.run_dir import RunDir
-    from hardfast.recipes import Recipe
+from hardfast.interruption import exit_status
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130  # what a shell reports of a command that ended by Ctrl-C
 _COMMANDS = {
     "train": "Train every method of a recipe, print the results and write the report.",
     "generate": "Generate images on which the teacher and the student of a recipe disagree.",
@@ -39,16 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None for those of the process.
 
     Returns:
-        Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted.
+        Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
     except SystemExit as stop:  # tyro's way to end after --help and after wrong arguments
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\ninterrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return exit_status(stop)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -130,19 +125,31 @@ def _train(arguments: list[str]) -> int:
         return 0 if arguments else 2
     default = RECIPES[name]
 
-    def train(recipe: Any = default, out: Path | None = None) -> int:
-        return _run(recipe, out)
+    def train(
+        recipe: Any = default,
+        out: Path | None = None,
+        resume: str = "auto",
+        checkpoint_every: str = "60s",
+        keep_checkpoints: int = 2,
+    ) -> int:
+        from hardfast import train_command
+
+        try:
+            return train_command.run(recipe, out, resume, checkpoint_every, keep_checkpoints)
+        except train_command.TrainingError as error:
+            _fail(error)
 
     train.__doc__ = (
         f"{inspect.getdoc(type(default)) or ''}\n\nArgs:\n    recipe: the recipe.\n"
-        "    out: directory of the run, new or empty; runs/RECIPE/TIME if not given."
+        "    out: directory of the run; runs/RECIPE/TIME if not given.\n"
+        "    resume: auto continues the run in --out or, without it, the last unfinished one of the recipe with the "
+        "same settings, and begins one where there is none; never begins one; a directory is the run to continue.\n"
+        "    checkpoint_every: time, such as 60s or 10min, or student steps between checkpoints.\n"
+        "    keep_checkpoints: of each training, the last ones."
     )
-    train.__annotations__ = {
-        "recipe": Annotated[type(default), tyro.conf.arg(name="")],
-        "out": Path | None,
-        "return": int,
-    }
-    return _call(train, f"hardfast train {name}", arguments[1:], [*_options(default), "--out"])
+    train.__annotations__["recipe"] = Annotated[type(default), tyro.conf.arg(name="")]
+    options = [*_options(default), "--out", "--resume", "--checkpoint-every", "--keep-checkpoints"]
+    return _call(train, f"hardfast train {name}", arguments[1:], options)
 
 
 def _recipe_name(command: str, recipes: Mapping[str, Any], arguments: list[str]) -> str | None:
@@ -207,47 +214,6 @@ def _options(config: Any, prefix: str = "--") -> Iterator[str]:
             yield option
 
 
-def _run(recipe: Recipe, out: Path | None) -> int:
-    from hardfast.distill.run_dir import RunDir
-
-    try:
-        recipe.resolved()  # before anything is on disk
-        run_dir = RunDir.create(recipe.name, out)
-    except (ValueError, OSError) as error:
-        _fail(error)
-    print(f"{recipe.name}: {recipe.title}\nwriting to {run_dir.path}")
-    start = time.perf_counter()
-    try:
-        recipe.run(run_dir, progress=True)
-    except KeyboardInterrupt:
-        print(f"\ninterrupted after {time.perf_counter() - start:.0f} s; what is there of the run:", file=sys.stderr)
-        with contextlib.suppress(SystemExit):  # with which it tells that nothing was written
-            _finish(run_dir)
-        return _INTERRUPTED
-    except OSError as error:  # missing data, a full disk: the message says all there is to say
-        _remove_if_empty(run_dir)
-        _fail(error)
-    except ValueError as error:
-        if any(run_dir.path.glob("*/*/metrics.jsonl")):
-            raise  # in the middle of training it is no slip of the user, and the traceback is needed
-        _remove_if_empty(run_dir)
-        _fail(error)
-    return _finish(run_dir)
-
-
-def _remove_if_empty(run_dir: RunDir) -> None:
-    with contextlib.suppress(OSError):
-        run_dir.path.rmdir()
-
-
-def _finish(run_dir: RunDir) -> int:
-    """Print the results and write the report, as far as the run has come."""
-    if not any(run_dir.path.iterdir()):
-        _remove_if_empty(run_dir)
-        _fail("nothing was written")
-    return _report(run_dir.path)
-
-
 def _evaluate(
     run: tyro.conf.Positional[Path],
     sets: tuple[str, ...] = ("all",),
@@ -286,17 +252,11 @@ def _report(run: tyro.conf.Positional[Path]) -> int:
     Args:
         run: directory of the run, such as runs/hard-digits/20260101-120000.
     """
-    from hardfast.report import BrokenRunError, build_report, load_run, print_table, results_tables
+    from hardfast import report_command
+    from hardfast.report import BrokenRunError
 
     try:
-        loaded = load_run(run)
-        if loaded.rows:
-            for table in results_tables(loaded.rows):
-                print_table(table)
-            print(f"results  {run / 'results.json'}")
-        else:
-            print("no results yet")
-        print(f"report   {build_report(run)}")
+        report_command.run(run)
     except (BrokenRunError, OSError) as error:
         _fail(error)
     return 0

@@ -12,13 +12,12 @@ import torch
 
 from hardfast.diffusion.generate import GenerationSummary, Maker, generate_images
 from hardfast.diffusion.image_store import ImageStore
+from hardfast.interruption import exit_status
 from hardfast.ops import _checks
 from hardfast.report.contact_sheet import build_contact_sheet
 from hardfast.report.tables import Table, print_table
 
 __all__ = ["GeneratingRecipe", "GenerationError", "run"]
-
-_INTERRUPTED = 130  # what a shell reports of a command that ended by Ctrl-C
 
 
 class GenerationError(Exception):
@@ -48,7 +47,7 @@ def run(recipe: GeneratingRecipe, count: int, out: Path | None, format: str, cac
     With torchrun, each process makes its share.
 
     Returns:
-        Exit status: 0 done, 130 interrupted.
+        Exit status: 0 done, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 
     Raises:
         GenerationError: wrong settings, missing files, a full disk, or too little memory.
@@ -75,9 +74,9 @@ def run(recipe: GeneratingRecipe, count: int, out: Path | None, format: str, cac
             maker, count, store, group_size=recipe.group_size, rank=rank, world_size=world_size, progress=first
         )
         sheet = build_contact_sheet(path)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\ninterrupted; what is in {path} is whole, and the same command continues it", file=sys.stderr)
-        return _INTERRUPTED
+        return exit_status(stop)
     except (OSError, torch.OutOfMemoryError) as error:
         raise GenerationError(f"{error}\nwhat is in {path} is whole, and the same command continues it") from error
     if first:

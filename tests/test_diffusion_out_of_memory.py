@@ -9,7 +9,7 @@ from diffusion_models import TinyDenoiser
 from torch import Tensor, nn
 
 from hardfast.diffusion import CutOuts, GuidanceSettings, Sampler, Schedule, guide, seeded_noise
-from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
+from hardfast.out_of_memory import advice_when_out_of_memory
 
 SCHEDULE = Schedule.from_scheduler(DDIMScheduler(clip_sample=False), 3)
 TOO_MUCH = 1 << 60

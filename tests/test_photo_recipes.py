@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from checkpoints import last_state
 from cifar_files import write_cifar10, write_cifar10_c
 from photo_files import write_image
 from safetensors.torch import load_file, save_file
@@ -69,7 +70,7 @@ def cifar_run(tmp_path_factory) -> Path:
 
 
 def test_every_method_takes_as_many_steps_and_its_average_is_tested(cifar_run):
-    states = [torch.load(cifar_run / "run" / name / "seed-0" / "state.pt", weights_only=True) for name in METHODS]
+    states = [last_state(cifar_run / "run" / name / "seed-0") for name in METHODS]
     assert {state["step"] for state in states} == {4}
     rows = json.loads((cifar_run / "run" / "results.json").read_text())["rows"]
     recipe = get_recipe("hard-cifar10-resnet18")

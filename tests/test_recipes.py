@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoints import last_state
 from mnist_files import write_mnist, write_mnist_c
 
 from hardfast.data import ShiftedSet, load_digits
@@ -157,7 +158,14 @@ def test_the_run_is_laid_out_as_a_report_reads_it(smoke_run):
     for method in METHODS:
         assert sorted(folder.name for folder in (path / method).iterdir()) == ["seed-5", "seed-6"]
         files = {file.name for file in (path / method / "seed-5").iterdir()}
-        assert {"metrics.jsonl", "best.safetensors", "last.safetensors", "state.pt", "shift_accuracy.npz"} <= files
+        assert {
+            "metrics.jsonl",
+            "best.safetensors",
+            "last.safetensors",
+            "checkpoints",
+            "tested.json",
+            "shift_accuracy.npz",
+        } <= files
         augmented = {"augmentor.safetensors", "snapshots.npz"}
         assert augmented <= files if method in ("random_augmentor", "hard") else not augmented & files
 
@@ -182,7 +190,7 @@ def test_the_reported_accuracy_is_that_of_the_last_weights(smoke_run):
 def test_methods_of_a_seed_take_as_many_steps_from_the_same_start(smoke_run):
     path, _ = smoke_run
     students = [m for m in METHODS if m != "teacher"]
-    states = {m: torch.load(path / m / "seed-5" / "state.pt", weights_only=True) for m in students}
+    states = {m: last_state(path / m / "seed-5") for m in students}
     assert {state["step"] for state in states.values()} == {12}
     assert len({state["model"]["layers.1.weight"].numpy().tobytes() for state in states.values()}) == len(students)
 
@@ -222,7 +230,7 @@ def test_every_fixed_augmentation_runs_in_the_same_loop(tmp_path):
     recipe = dataclasses.replace(recipe, smoke=True, seeds=1, methods=FIXED, data=few(recipe.data))
     rows = run(recipe, RunDir(tmp_path), progress=False)
     assert [row.method for row in rows if row.split == "shifted"] == ["teacher", *FIXED]
-    states = [torch.load(tmp_path / method / "seed-0" / "state.pt", weights_only=True) for method in FIXED]
+    states = [last_state(tmp_path / method / "seed-0") for method in FIXED]
     assert {(state["step"], state["augmentor_steps"]) for state in states} == {(12, 0)}
     assert len({state["model"]["layers.1.weight"].numpy().tobytes() for state in states}) == len(FIXED)
 
@@ -303,7 +311,7 @@ def test_thresholds_run_end_to_end(tmp_path):
     alternation = AlternationConfig("thresholds", lower=1e6, upper=1e6, max_augmentor_steps=2)
     recipe = dataclasses.replace(recipe, smoke=True, seeds=1, alternation=alternation)
     run(recipe, RunDir(tmp_path), progress=False)
-    state = torch.load(tmp_path / "hard" / "seed-0" / "state.pt", weights_only=True)
+    state = last_state(tmp_path / "hard" / "seed-0")
     assert state["augmentor_steps"] == 2 * (state["step"] - 1)
 
 

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir, atomic_write
+from hardfast.distill.atomic import atomic_write
+from hardfast.distill.checkpoint import read_checkpoint
+from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -30,7 +32,9 @@ def run_limited(script: str, directory: Path, limit: int = 4096) -> subprocess.C
         from pathlib import Path
         import numpy as np
         import torch
-        from hardfast.distill.run_dir import MethodDir, atomic_write
+        from hardfast.distill.atomic import atomic_write
+        from hardfast.distill.checkpoint import write_checkpoint
+        from hardfast.distill.run_dir import MethodDir
         directory = Path({str(directory)!r})
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
     """
@@ -81,7 +85,7 @@ def test_atomic_write_missing_directory(tmp_path: Path) -> None:
     ("save", "name"),
     [
         ("method.save_weights('best', torch.nn.Linear(size, size))", "best.safetensors"),
-        ("method.save_state({'tensor': torch.zeros(size, size)})", "state.pt"),
+        ("write_checkpoint(directory / 'step.pt', {'tensor': torch.zeros(size, size)})", "step.pt"),
         ("method.save_arrays('snapshots', clean=np.random.rand(size, size))", "snapshots.npz"),
     ],
 )
@@ -169,8 +173,8 @@ def test_weights_state_arrays_round_trip(tmp_path: Path) -> None:
     optimiser = torch.optim.Adam(module.parameters())
     module(torch.randn(5, 3)).sum().backward()
     optimiser.step()
-    path = method.save_state({"optimiser": optimiser.state_dict(), "step": 7, "rng": torch.get_rng_state()})
-    state = torch.load(path, weights_only=True)
+    saved = {"optimiser": optimiser.state_dict(), "step": 7, "rng": torch.get_rng_state()}
+    state = read_checkpoint(method.checkpoints(0, 9).save(7, saved))
     assert state["step"] == 7
     assert torch.equal(state["optimiser"]["state"][0]["exp_avg"], optimiser.state[module[0].weight]["exp_avg"])
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hardfast.augment import AffineAugmentor, MixUp
 from hardfast.data import LabelledImages
 from hardfast.distill import FixedRatio, Trainer, TrainerConfig, accuracy
+from hardfast.distill.checkpoint import CheckpointPolicy
 from hardfast.distill.run_dir import MethodDir
 
 CONFIG = TrainerConfig(steps=12, batch_size=8, validate_every=4, log_every=3)
@@ -127,18 +128,16 @@ def test_a_resumed_run_with_generated_images_ends_bitwise_as_one_that_was_never_
                 raise KilledError
 
     whole = fitted(first_step=100)
-    directory = Killing(tmp_path)
-    with pytest.raises(KilledError):
+    with pytest.raises(KilledError), Killing(tmp_path, CheckpointPolicy("3")) as directory:
         trainer(directory=directory, first_step=100).fit()
-    directory.close()
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["step"] == 4
-    second = trainer(first_step=100)
-    second.load_state_dict(state)
-    assert second.fit().steps == 12
+    with MethodDir(tmp_path) as directory:
+        second = trainer(directory=directory, first_step=100)
+        assert second.resume()
+        assert second.step == 6
+        assert second.fit().steps == 12
     assert same(whole, second)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [103, 104, 106, 108]
+    assert steps == [103, 104, 106, 108, 109, 112, 112]
 
 
 def test_the_first_step_moves_the_log_and_nothing_else(tmp_path):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +14,7 @@ from tqdm import tqdm
 
 from hardfast.diffusion.guidance import GuidedImages
 from hardfast.diffusion.image_store import BrokenGroupError, Candidate, ImageStore
+from hardfast.interruption import interruption
 from hardfast.ops import _checks
 
 __all__ = ["GenerationSummary", "Maker", "generate_images"]
@@ -94,7 +91,7 @@ def generate_images(
     Raises:
         ValueError: an argument is out of its range, or the store was begun with other settings.
         OSError: the store cannot be written.
-        KeyboardInterrupt: after Ctrl-C, once the group at hand is stored; at once after a second one.
+        Interrupted: after Ctrl-C or SIGTERM, once the group at hand is stored; at once after a second one.
     """
     _checks.integer("count", count, 1)
     _checks.integer("group_size", group_size, 1)
@@ -109,18 +106,17 @@ def generate_images(
     reasons: Counter[str] = Counter()
     start = time.perf_counter()
     bar = tqdm(total=total, initial=total - left, unit="image", desc="generate", disable=not progress)
-    with bar, _interruption() as interrupted:
+    with bar, interruption("stopping after this group") as asked:
         for group in pending:
             candidates, images, before = _make(maker, group, group_size, sizes[group])
             store.put(group, candidates, images, before)
             reasons.update(candidate.reason or "" for candidate in candidates)
             bar.update(len(candidates))
-            if interrupted.is_set():
+            if asked.requested:
                 break
     seconds = time.perf_counter() - start
     store.finish()
-    if interrupted.is_set():
-        raise KeyboardInterrupt
+    asked.raise_if_requested()
     kept = reasons.pop("", 0)
     return GenerationSummary(left, total - left, kept, dict(reasons), broken, seconds)
 
@@ -182,27 +178,3 @@ def _make(maker: Maker, group: int, group_size: int, stored: int) -> tuple[list[
 def _rounded(value: float) -> float | None:
     """Six digits, which is what float32 has; None where it is not finite, which JSON does not have."""
     return float(f"{value:.6g}") if abs(value) < float("inf") else None
-
-
-@contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into an event; the second interrupts as ever."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may set what a signal does
-        return
-    before = signal.getsignal(signal.SIGINT)
-    # A process in the background of a script may ignore the signal; one that is told to stop twice does.
-    again = signal.default_int_handler if before in (signal.SIG_IGN, None) else before
-
-    def remember(*_: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, again)
-        with suppress(RuntimeError):  # the signal came in the middle of another print
-            print("\nstopping after this group; Ctrl-C again stops at once", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)

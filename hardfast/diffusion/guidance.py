@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from hardfast.augment.augmentor import Augmentor
 from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.objective import GuidanceObjective
-from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
 from hardfast.diffusion.sampling import Sampler
 from hardfast.diffusion.search import Judge, Search
 from hardfast.distill.constant import held_constant
 from hardfast.ops import _checks
+from hardfast.out_of_memory import advice_when_out_of_memory
 
 
 @dataclass(frozen=True)

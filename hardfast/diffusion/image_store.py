@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hardfast.data.splits import LabelledImages
 from hardfast.diffusion.image_encoding import from_png, from_shard, to_png, to_shard
-from hardfast.distill.run_dir import write_bytes
+from hardfast.distill.atomic import write_bytes
 from hardfast.ops import _checks
 
 __all__ = ["FORMATS", "BrokenGroupError", "Candidate", "Generated", "ImageStore", "Settings", "load_generated"]

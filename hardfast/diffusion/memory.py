@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
 from hardfast.diffusion.recompute import recompute
 from hardfast.diffusion.reversible import ReversibleChain, run_reversible
 from hardfast.ops import _checks
+from hardfast.out_of_memory import advice_when_out_of_memory
 
 EXACT_STRATEGIES = ("full", "per_step", "nested", "recursive")
 INEXACT_STRATEGIES = ("truncated", "one_step")

@@ -1,30 +1,6 @@
-"""Errors for want of memory that say what to try."""
+"""What to try where a sampling chain runs out of memory."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
-
-
-@contextmanager
-def advice_when_out_of_memory(advice: str) -> Iterator[None]:
-    """Adds a line of advice to an allocator's error that leaves the block; its class stays, and advice is given once.
-
-    Args:
-        advice: a sentence; empty for none.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        # The CPU's allocator raises no class of its own.
-        out_of_memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not advice or not out_of_memory or getattr(error, "advised", False):
-            raise
-        advised = type(error)(f"{error}\n{advice}")
-        advised.advised = True  # type: ignore[attr-defined]
-        raise advised from error
 
 
 def memory_advice(strategy: str, *, images: int, blocks: bool, chunk: int | None = None) -> str:

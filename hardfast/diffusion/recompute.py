@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
+from hardfast.out_of_memory import advice_when_out_of_memory
 
 
 def recompute(

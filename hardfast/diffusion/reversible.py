@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hardfast.diffusion.out_of_memory import advice_when_out_of_memory
 from hardfast.diffusion.recompute import autocast_settings
 from hardfast.ops.guided_step import guided_step
+from hardfast.out_of_memory import advice_when_out_of_memory
 
 
 class ReversibleChain(Protocol):

@@ -13,11 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 from hardfast.diffusion.denoisers import Denoiser
 from hardfast.diffusion.memory import Memory, run_chain
-from hardfast.diffusion.out_of_memory import advice_when_out_of_memory, memory_advice
+from hardfast.diffusion.out_of_memory import memory_advice
 from hardfast.diffusion.reversible import reconstruction_error
 from hardfast.diffusion.schedule import Schedule
 from hardfast.ops import _checks
 from hardfast.ops.guided_step import guided_step
+from hardfast.out_of_memory import advice_when_out_of_memory
 
 
 class Samples(NamedTuple):

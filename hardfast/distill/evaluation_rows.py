@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hardfast.distill.run_dir import write_bytes
+from hardfast.distill.atomic import write_bytes
 from hardfast.distill.run_header import run_header
 
 __all__ = ["EvaluationRow", "deviation", "read_rows", "write_rows"]

@@ -3,114 +3,30 @@
 from __future__ import annotations
 
 import datetime
-import errno
 import io
 import json
-import math
-import os
 import re
-import secrets
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardfast.distill.atomic import make_directory, plain, write_bytes, write_error, write_json
+from hardfast.distill.checkpoint import CheckpointPolicy, Checkpoints
+from hardfast.distill.metrics_log import MetricsLog
 from hardfast.distill.run_header import run_header
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["MethodDir", "ResultRow", "RunDir", "atomic_write", "write_bytes"]
+__all__ = ["MethodDir", "ResultRow", "RunDir"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_ELSEWHERE = "choose another directory (--out)"
-_REMEDIES = {
-    errno.ENOSPC: f"free some space or {_ELSEWHERE}",
-    errno.EDQUOT: f"free some of the disk quota or {_ELSEWHERE}",
-    errno.EFBIG: f"raise the file-size limit (ulimit -f) or {_ELSEWHERE}",
-    errno.EACCES: f"make the directory writable or {_ELSEWHERE}",
-    errno.EPERM: f"make the directory writable or {_ELSEWHERE}",
-    errno.EROFS: _ELSEWHERE,
-}
-
-
-def _write_error(path: Path, error: OSError, consequence: str) -> OSError:
-    """Return an OSError of the same errno that says which file, which cause and what to do."""
-    cause = error.strerror or str(error)
-    remedy = _REMEDIES.get(error.errno or 0, f"check that the directory exists, or {_ELSEWHERE}")
-    return OSError(error.errno or errno.EIO, f"cannot write {path}: {cause}; {consequence}; {remedy}")
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in ``directory`` survive a power cut (POSIX only; elsewhere directories cannot be opened)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def atomic_write(path: Path, write: Callable[[BinaryIO], None]) -> Path:
-    """Write a file aside, then rename it over ``path``: readers see the old file or the new one, never a part.
-
-    Args:
-        path: file to create or replace; its directory must exist.
-        write: called once with a binary file open for writing.
-
-    Returns:
-        ``path``.
-
-    Raises:
-        OSError: the write failed. The message names the file, the cause and a remedy; the previous file is intact
-            and the temporary one is removed.
-    """
-    path = Path(path)
-    consequence = "the previous version is kept" if path.exists() else "nothing was written"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        raise _write_error(path, error, consequence) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
-    return atomic_write(path, write)
-
-
-def _write_json(path: Path, value: Any) -> Path:
-    return write_bytes(path, (json.dumps(_plain(value), indent=2, allow_nan=False) + "\n").encode())
-
-
-def _plain(value: Any) -> Any:
-    """Return ``value`` as strict JSON has it: paths as text, tuples as lists, NaN and infinities as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+#: In the directory of a run that is not finished; who holds its lock is writing there.
+UNFINISHED = ".unfinished"
 
 
 def _check_name(argument: str, value: str) -> str:
@@ -183,13 +99,14 @@ class MethodDir:
 
     Args:
         path: directory, created with its parents.
+        policy: of the checkpoints.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, policy: CheckpointPolicy | None = None) -> None:
         self.path = Path(path)
-        self._metrics: io.FileIO | None = None
-        self._tensorboard: SummaryWriter | None = None
-        _make_directory(self.path)
+        self.policy = policy or CheckpointPolicy()
+        make_directory(self.path)
+        self._metrics = MetricsLog(self.path)
 
     def __enter__(self) -> MethodDir:
         return self
@@ -208,14 +125,39 @@ class MethodDir:
             TypeError: a value is neither a number nor text.
             OSError: the disk is full or not writable.
         """
-        record: dict[str, float | str] = {}
-        for name, value in scalars.items():
-            record[name] = value if isinstance(value, str) else _to_float(name, value)
-        line = json.dumps(_plain({"step": int(step), **record}), allow_nan=False) + "\n"
-        self._append(line.encode())
-        numbers = {name: value for name, value in record.items() if not isinstance(value, str)}
-        if numbers:
-            self._log_tensorboard(int(step), numbers)
+        self._metrics.log(step, scalars)
+
+    def metrics(self) -> str:
+        """Return the lines of ``metrics.jsonl`` so far."""
+        return self._metrics.text()
+
+    def restore_metrics(self, text: str = "") -> None:
+        """Make the metrics those of an earlier :meth:`metrics`; empty for a method that starts again.
+
+        Raises:
+            OSError: the disk is full or not writable.
+        """
+        self._metrics.restore(text)
+
+    def checkpoints(self, first_step: int, last_step: int) -> Checkpoints:
+        """Return the checkpoints of the training that takes the method from one step to another."""
+        return Checkpoints(self.path / "checkpoints", self.policy, first_step, last_step)
+
+    def tested(self) -> dict[str, float] | None:
+        """Return what :meth:`finish` was told; None where the method is still to be trained or tested.
+
+        Raises:
+            ValueError: tested.json is damaged.
+        """
+        return self.read_json("tested")
+
+    def finish(self, tested: Mapping[str, float]) -> None:
+        """Write ``tested.json``, which says that nothing of the method is to be done again.
+
+        Raises:
+            OSError: as :func:`atomic_write`.
+        """
+        self.save_json("tested", tested)
 
     def save_weights(self, name: str, module: nn.Module) -> Path:
         """Write the module's state dict to ``<name>.safetensors`` and return the path.
@@ -229,29 +171,27 @@ class MethodDir:
         tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         return write_bytes(path, save(tensors))
 
-    def save_state(self, state: dict[str, Any]) -> Path:
-        """Write ``state.pt`` for ``torch.load(weights_only=True)`` and return the path.
-
-        Args:
-            state: tensors, numbers, text and containers of them, such as optimiser state dicts, step and RNG state.
-
-        Raises:
-            OSError: as :func:`atomic_write`.
-        """
-        import torch
-
-        # torch.save straight to a file turns a full disk into a RuntimeError without a cause, hence the buffer.
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        return write_bytes(self.path / "state.pt", buffer.getvalue())
-
     def save_json(self, name: str, value: Mapping[str, Any]) -> Path:
         """Write ``<name>.json``, named tuples as lists, and return the path.
 
         Raises:
             OSError: as :func:`atomic_write`.
         """
-        return _write_json(self.path / f"{_check_name('name', name)}.json", value)
+        return write_json(self.path / f"{_check_name('name', name)}.json", value)
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return what :meth:`save_json` wrote, as JSON has it; None without such a file.
+
+        Raises:
+            ValueError: the file is damaged; the message names it.
+        """
+        path = self.path / f"{_check_name('name', name)}.json"
+        if not path.exists():
+            return None
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it, and it is made again") from error
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> Path:
         """Write numeric arrays to ``<name>.npz`` and return the path.
@@ -261,50 +201,17 @@ class MethodDir:
             OSError: as :func:`atomic_write`.
         """
         path = self.path / f"{_check_name('name', name)}.npz"
-        plain = {key: np.asarray(value) for key, value in arrays.items()}
-        for key, value in plain.items():
+        numeric = {key: np.asarray(value) for key, value in arrays.items()}
+        for key, value in numeric.items():
             if value.dtype.hasobject:
                 raise TypeError(f"{key} must be an array of numbers or text; got dtype {value.dtype}")
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
+        np.savez_compressed(buffer, **numeric)  # type: ignore[arg-type]
         return write_bytes(path, buffer.getvalue())
 
     def close(self) -> None:
         """Close the metrics and TensorBoard files; a later :meth:`log` opens them again."""
-        metrics, self._metrics = self._metrics, None
-        if metrics is not None:
-            metrics.close()
-        tensorboard, self._tensorboard = self._tensorboard, None
-        if tensorboard is not None:
-            try:
-                tensorboard.close()
-            except OSError as error:
-                raise _write_error(self.path / "tensorboard", error, "metrics.jsonl is complete") from error
-
-    def _append(self, line: bytes) -> None:
-        path = self.path / "metrics.jsonl"
-        try:
-            if self._metrics is None:
-                _drop_partial_line(path)
-                self._metrics = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-            while line:
-                line = line[self._metrics.write(line) :]
-        except OSError as error:
-            if self._metrics is not None:
-                self._metrics.close()
-                self._metrics = None
-            raise _write_error(path, error, "the lines before this one are kept") from error
-
-    def _log_tensorboard(self, step: int, numbers: Mapping[str, float]) -> None:
-        try:
-            if self._tensorboard is None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._tensorboard = SummaryWriter(str(self.path / "tensorboard"))
-            for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, step)
-        except OSError as error:
-            raise _write_error(self.path / "tensorboard", error, "metrics.jsonl is complete") from error
+        self._metrics.close()
 
 
 class RunDir:
@@ -312,19 +219,22 @@ class RunDir:
 
     Args:
         path: directory, created with its parents.
+        policy: of the checkpoints.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, policy: CheckpointPolicy | None = None) -> None:
         self.path = Path(path)
-        _make_directory(self.path)
+        self.policy = policy or CheckpointPolicy()
+        make_directory(self.path)
 
     @staticmethod
-    def create(recipe: str, out: Path | None = None) -> RunDir:
+    def create(recipe: str, out: Path | None = None, policy: CheckpointPolicy | None = None) -> RunDir:
         """Create the directory of a new run.
 
         Args:
             recipe: name of the recipe.
             out: directory to use, new or empty; None for ``runs/<recipe>/<YYYYmmdd-HHMMSS>``.
+            policy: of the checkpoints.
 
         Raises:
             FileExistsError: ``out`` holds something already.
@@ -332,28 +242,61 @@ class RunDir:
         """
         _check_name("recipe", recipe)
         if out is None:
-            return RunDir(_fresh_directory(Path("runs") / recipe))
+            return RunDir(_fresh_directory(Path("runs") / recipe), policy)
         out = Path(out)
         if out.exists() and not out.is_dir():
             raise NotADirectoryError(f"--out {out} is a file; give a directory that is new or empty")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(child.name != UNFINISHED for child in out.iterdir()):
             raise FileExistsError(f"--out {out} is not empty; give a directory that is new or empty")
-        return RunDir(out)
+        return RunDir(out, policy)
 
     def method(self, method: str, seed: int) -> MethodDir:
         """Return (and create) the directory of one method and seed (>= 0)."""
         if seed < 0:
             raise ValueError(f"seed must be >= 0; got {seed}")
-        return MethodDir(self.path / _check_name("method", method) / f"seed-{int(seed)}")
+        return MethodDir(self.path / _check_name("method", method) / f"seed-{int(seed)}", self.policy)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write ``config.json``.
+        """Write ``config.json``; in a directory that has one already, compare with it.
 
         Args:
             config: ``{"recipe": name, "fields": {field: {"value": ..., "provenance": "known" | "earlier code" |
                 "reported" | "our choice" | "overridden"}}}``; further keys are kept.
+
+        Raises:
+            ValueError: as :meth:`check_config`.
         """
-        _write_json(self.path / "config.json", config)
+        self.check_config(config)
+        write_json(self.path / "config.json", config)
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Compare a configuration with that of the directory, if it has one.
+
+        Raises:
+            ValueError: they differ in what decides the results, or config.json is damaged; the message names it.
+        """
+        path = self.path / "config.json"
+        if not path.exists():
+            return
+        try:
+            theirs = _deciding(json.loads(path.read_bytes()))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); choose another directory (--out)") from error
+        ours = _deciding(plain(config))
+        for name in (*ours, *(name for name in theirs if name not in ours)):
+            old, new = theirs.get(name), ours.get(name)
+            if old != new:
+                raise ValueError(
+                    f"{self.path} was begun with {name} {old!r}, and this run has {new!r}; take the same settings to "
+                    "continue it, or another directory (--out)"
+                )
+
+    def seconds(self) -> float:
+        """Return the wall-clock time that ``results.json`` tells of the run so far; 0 without it."""
+        try:
+            return float(json.loads((self.path / "results.json").read_bytes())["header"]["seconds"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0.0
 
     def write_results(self, rows: Sequence[ResultRow], seconds: float) -> None:
         """Write ``results.json``: a header that says how the numbers came about, and the rows.
@@ -363,26 +306,18 @@ class RunDir:
             seconds: wall-clock time of the run so far.
         """
         header = {**run_header(), "seconds": round(float(seconds), 3)}
-        _write_json(self.path / "results.json", {"header": header, "rows": [row.to_json() for row in rows]})
+        write_json(self.path / "results.json", {"header": header, "rows": [row.to_json() for row in rows]})
 
 
-def _to_float(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number or text; got {type(value).__name__}") from error
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _write_error(path, error, "no directory was made") from error
+def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide what a run comes to: among how many processes seeds are dealt does not."""
+    fields = {name: entry["value"] for name, entry in config["fields"].items() if name != "workers"}
+    return {"recipe": config["recipe"], **fields}
 
 
 def _fresh_directory(parent: Path) -> Path:
     """Return a directory that this call made, named by the time; two runs in one second do not share it."""
-    _make_directory(parent)
+    make_directory(parent)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     for attempt in range(1, 1000):
         path = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
@@ -392,15 +327,5 @@ def _fresh_directory(parent: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise _write_error(path, error, "no directory was made") from error
+            raise write_error(path, error, "no directory was made") from error
     raise FileExistsError(f"{parent / stamp} and 998 numbered variants of it exist already")
-
-
-def _drop_partial_line(path: Path) -> None:
-    """Cut off what a kill or a full disk left after the last complete line."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        os.truncate(path, complete)

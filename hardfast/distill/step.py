@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from hardfast.distill.constant import held_constant
+from hardfast.distill.finite_steps import FiniteSteps
 from hardfast.distill.objectives import AugmentorObjective, StudentObjective, StudentTerms
 
 
@@ -43,6 +44,7 @@ def student_step(
     teacher_clean: Tensor | None = None,
     generated: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
+    finite: FiniteSteps | None = None,
 ) -> StudentTerms:
     """Moves the student towards the teacher's answers, on clean and on augmented or generated images.
 
@@ -62,6 +64,7 @@ def student_step(
             generator, or those that :func:`augmentor_step` returns. They show other things than ``images``, so there is
             no consistency to tell.
         generator: source of the augmentor's noise.
+        finite: skips the step where it would not be finite; None to take every step.
 
     Returns:
         The loss and its parts, detached; nothing is read from the device.
@@ -88,7 +91,7 @@ def student_step(
         terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented)
     else:
         terms = objective(student(images), teacher_clean)
-    _descend(terms.loss, optimizer)
+    _descend(terms.loss, optimizer, finite)
     return StudentTerms(terms.loss.detach(), terms.disagreement, terms.teacher_consistency)
 
 
@@ -102,6 +105,7 @@ def augmentor_step(
     *,
     teacher_clean: Tensor | None = None,
     generator: torch.Generator | None = None,
+    finite: FiniteSteps | None = None,
 ) -> AugmentorStep:
     """Moves the augmentor towards images on which the student fails and the teacher holds its answer.
 
@@ -117,6 +121,7 @@ def augmentor_step(
         objective: combines the logits into the loss.
         teacher_clean: the teacher's logits on ``images``, ``[B, K]``, to save their computation.
         generator: source of the augmentor's noise.
+        finite: skips the step where it would not be finite; None to take every step.
 
     Returns:
         The loss and its parts, and what the teacher was shown and said; detached, nothing is read from the device.
@@ -128,12 +133,18 @@ def augmentor_step(
         augmented = augmentor(images, generator)
         teacher_augmented = teacher(augmented)
         terms = objective(student(augmented), teacher_augmented, teacher_clean)
-        _descend(terms.loss, optimizer)
+        _descend(terms.loss, optimizer, finite)
     return AugmentorStep(*(value.detach() for value in (*terms, augmented, teacher_augmented)))
 
 
 def supervised_step(
-    model: nn.Module, images: Tensor, labels: Tensor, optimizer: Optimizer, *, label_smoothing: float = 0.0
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    optimizer: Optimizer,
+    *,
+    label_smoothing: float = 0.0,
+    finite: FiniteSteps | None = None,
 ) -> Tensor:
     """Moves a network towards labels by cross-entropy.
 
@@ -143,16 +154,19 @@ def supervised_step(
         labels: ``[B]``, int64, in [0, K).
         optimizer: of the model's parameters.
         label_smoothing: in [0, 1].
+        finite: skips the step where it would not be finite; None to take every step.
 
     Returns:
         The loss, a detached scalar.
     """
     loss = F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
-    _descend(loss, optimizer)
+    _descend(loss, optimizer, finite)
     return loss.detach()
 
 
-def _descend(loss: Tensor, optimizer: Optimizer) -> None:
+def _descend(loss: Tensor, optimizer: Optimizer, finite: FiniteSteps | None) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if finite is not None:
+        finite.judge(loss)
     optimizer.step()

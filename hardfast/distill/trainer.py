@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,93 +20,33 @@ from hardfast.data.image_set import ImageSet
 from hardfast.distill.alternation import Alternation
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.evaluate import accuracy, predict_logits
-from hardfast.distill.execution import Execution
-from hardfast.distill.objectives import AugmentorObjective, StudentObjective
+from hardfast.distill.finite_steps import FiniteSteps
 from hardfast.distill.run_dir import MethodDir
 from hardfast.distill.snapshots import SnapshotRecorder
 from hardfast.distill.step import AugmentorStep, augmentor_step, student_step, supervised_step
+from hardfast.distill.trainer_config import TrainerConfig
+from hardfast.interruption import interruption
+from hardfast.out_of_memory import advice_when_out_of_memory
+
+__all__ = ["Trainer", "TrainerConfig", "TrainingSummary", "Transform"]
 
 #: Maps images ``[B, C, H, W]`` and a source of noise to images of the same shape.
 Transform = Callable[[Tensor, torch.Generator | None], Tensor]
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
-    """How long and how fast a network learns.
-
-    Args:
-        steps: student steps, >= 1. Augmentor steps come on top.
-        batch_size: clean images a step, >= 1.
-        learning_rate: of AdamW, > 0, reached after ``warmup_steps``, then falling to 0 along half a cosine.
-        weight_decay: of AdamW, >= 0.
-        warmup_steps: >= 0.
-        augmentor_learning_rate: the highest, of Adam, > 0; it rises and falls with the student's, so that the learned
-            distribution settles instead of ending wherever it wandered last.
-        student_objective: what a student with a teacher minimises.
-        augmentor_objective: what the augmentor minimises.
-        label_smoothing: in [0, 1], of a network without a teacher.
-        ema_decay: of the moving average of the weights, in [0, 1); 0 for none. At step ``n`` it is at most
-            ``1 - n**(-2/3)``, so that the average soon forgets the start.
-        reuse_augmented: whether the student's next step trains on the images that an augmentor step made, with the
-            teacher's answers that are there already.
-        cache_teacher: whether the teacher answers the clean images once, before training: ``[N, K]`` float32 in memory.
-        execution: how the networks are run.
-        validate_every: student steps from one validation and checkpoint to the next, >= 1.
-        log_every: steps of a phase from one line of metrics to the next, >= 1.
-        snapshots: number of snapshots of the augmentor, >= 2.
-        snapshot_images: number of images in them, >= 1.
-    """
-
-    steps: int
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    augmentor_learning_rate: float = 0.01
-    student_objective: StudentObjective = field(default_factory=StudentObjective)
-    augmentor_objective: AugmentorObjective = field(default_factory=AugmentorObjective)
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.0
-    reuse_augmented: bool = True
-    cache_teacher: bool = True
-    execution: Execution = field(default_factory=Execution)
-    validate_every: int = 200
-    log_every: int = 20
-    snapshots: int = 9
-    snapshot_images: int = 10
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "log_every", "snapshot_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
-        for name in ("learning_rate", "augmentor_learning_rate"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be finite and > 0; got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must be in [0, 1]; got {self.label_smoothing}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
-        if self.snapshots < 2:
-            raise ValueError(f"snapshots must be >= 2 (the first and the last step); got {self.snapshots}")
-
-    def schedule(self, step: int) -> float:
-        """What every learning rate is multiplied with after ``step`` student steps, in (0, 1]."""
-        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        return warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-
-
-@dataclass(frozen=True)
 class TrainingSummary:
-    """What a training came to; accuracies are on clean validation images, in [0, 1]."""
+    """What a training came to; accuracies are on clean validation images, in [0, 1].
+
+    Skipped steps, of student and augmentor, are those with a loss or gradients that were not finite.
+    """
 
     steps: int
     augmentor_steps: int
     validation_accuracy: float
     best_validation_accuracy: float
     best_step: int
+    skipped_steps: int
 
 
 class Trainer:
@@ -128,7 +69,7 @@ class Trainer:
         transform: changes the images of a network that learns from labels and leaves the labels true. Needs no teacher.
         first_step: steps that the network took before, for the log.
         seed: of batches, noise and dropout, >= 0.
-        directory: where metrics, weights, state and snapshots go; None for nowhere.
+        directory: where metrics, weights, checkpoints and snapshots go; None for nowhere.
         progress: text before a progress bar, which is shown where there is a terminal; None for no bar.
     """
 
@@ -192,7 +133,7 @@ class Trainer:
         )
         self._ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
         self._augmentor_optimizer: torch.optim.Adam | None = None
-        # No checkpoint needs it: it is used by the next student step, and a checkpoint comes after one.
+        self._augmentor_finite: FiniteSteps | None = None
         self._unused: AugmentorStep | None = None
         self._snapshots: SnapshotRecorder | None = None
         if augmentor is not None:
@@ -202,21 +143,57 @@ class Trainer:
             self._augmentor_optimizer = torch.optim.Adam(
                 augmentor.parameters(), lr=config.augmentor_learning_rate, fused=True
             )
+            self._augmentor_finite = FiniteSteps(self._augmentor_optimizer, augmentor, config.most_skipped)
         execution = config.execution
         self._run_model = execution.network(model)
+        self._finite = FiniteSteps(self._optimizer, model, config.most_skipped)
         self._run_teacher = None if teacher is None else execution.teacher(teacher)
         self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor)
         # Clean images are never changed on the way, so the teacher answers each of them once.
         self._teacher_clean = predict_logits(teacher, train) if teacher is not None and config.cache_teacher else None
         self._teacher_generated = None if teacher is None or generated is None else predict_logits(teacher, generated)
         self._clock = (time.perf_counter(), 0)
+        self._checkpoints = None
+        if directory is not None:
+            self._checkpoints = directory.checkpoints(first_step, first_step + config.steps)
+
+    def resume(self) -> bool:
+        """Goes back to the directory's last whole checkpoint of this training, its metrics too; damaged ones are told.
+
+        Of a method that is finished the metrics stay as they are, and where it must be trained again, for what comes
+        after it, nothing is written.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            ValueError: the checkpoint is of a trainer with other parts.
+            OSError: the metrics cannot be written.
+        """
+        if self._checkpoints is None or self.directory is None:
+            return False
+        loaded = self._checkpoints.load()
+        for sentence in loaded.broken:
+            instead = "the training begins again" if loaded.path is None else f"{loaded.path.name} is used instead"
+            tqdm.write(f"{sentence}; {instead}", file=sys.stderr)
+        finished = self.directory.tested() is not None
+        if loaded.state is None:
+            if finished:
+                self.directory = self._checkpoints = None
+            return False
+        self.load_state_dict(loaded.state["trainer"])
+        if not finished:
+            self.directory.restore_metrics(loaded.state["metrics"])
+        return True
 
     def fit(self) -> TrainingSummary:
         """Trains from where the trainer stands to the last step.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: too many steps in a row had a loss or gradients that are not finite.
             OSError: the directory cannot be written; the previous checkpoint survives.
+            Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved; at once after a second one.
+            torch.OutOfMemoryError, RuntimeError: an allocator's, with what to try.
         """
         bar = tqdm(
             total=self.config.steps,
@@ -230,7 +207,12 @@ class Trainer:
         if self.config.execution.compile:
             # PyTorch keeps a limited number of compiled graphs for each class; those of other trainings are done with.
             torch.compiler.reset()
-        with bar, self._own_random_state():
+        with (
+            bar,
+            self._own_random_state(),
+            advice_when_out_of_memory(_advice(self.config)),
+            interruption("saving what was learned") as asked,
+        ):
             self.model.train()
             self._record_snapshot()
             while self.step < self.config.steps:
@@ -242,7 +224,16 @@ class Trainer:
                 self._record_snapshot()
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self._validate()
-        return TrainingSummary(self.step, self.augmentor_steps, self.last_accuracy, self.best_accuracy, self.best_step)
+                self._save_checkpoint(asked.requested)
+                asked.raise_if_requested()
+        return TrainingSummary(
+            self.step,
+            self.augmentor_steps,
+            self.last_accuracy,
+            self.best_accuracy,
+            self.best_step,
+            self._skipped_steps(),
+        )
 
     @property
     def trained(self) -> nn.Module:
@@ -251,6 +242,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a trainer of the same arguments needs to go on bitwise as this one would."""
+        # An augmentor step to be reused is not in it: the next student step uses that up, and is before any checkpoint.
         state: dict[str, Any] = {
             "step": self.step,
             "augmentor_steps": self.augmentor_steps,
@@ -261,6 +253,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             "noise": self._noise.get_state(),
             "dropout": self._dropout_state,
+            "finite": self._finite.state_dict(),
         }
         parts = self._optional_parts()
         return state | {name: part.state_dict() for name, part in parts.items()}
@@ -278,6 +271,7 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
         self._noise.set_state(state["noise"])
         self._dropout_state = state["dropout"]
+        self._finite.load_state_dict(state["finite"])
         for name, part in parts.items():
             part.load_state_dict(state[name])
         for name in ("step", "augmentor_steps", "best_step", "best_accuracy", "last_accuracy"):
@@ -288,6 +282,7 @@ class Trainer:
             "augmentor": self.augmentor,
             "augmentor_optimizer": self._augmentor_optimizer,
             "alternation": self.alternation,
+            "augmentor_finite": self._augmentor_finite,
             "ema": self._ema,
             "snapshots": self._snapshots,
         }
@@ -317,10 +312,16 @@ class Trainer:
         disagreement = consistency = None
         if self._run_teacher is None:
             labels = self.train.labels[index.to(self.train.labels.device)].to(self._device)
-            smoothing = self.config.label_smoothing
             if self.transform is not None:
                 images = self.config.execution.images(self.transform(images, self._noise))
-            loss = supervised_step(self._run_model, images, labels, self._optimizer, label_smoothing=smoothing)
+            loss = supervised_step(
+                self._run_model,
+                images,
+                labels,
+                self._optimizer,
+                label_smoothing=self.config.label_smoothing,
+                finite=self._finite,
+            )
         else:
             reused, self._unused = self._unused, None
             others = self._generated_batch() if reused is None else (reused.images, reused.teacher_logits)
@@ -334,6 +335,7 @@ class Trainer:
                 teacher_clean=self._teacher_answers(index),
                 generated=others,
                 generator=self._noise,
+                finite=self._finite,
             )
             if reused is not None:
                 consistency = reused.teacher_consistency
@@ -362,6 +364,7 @@ class Trainer:
             self.config.augmentor_objective,
             teacher_clean=self._teacher_answers(index),
             generator=self._noise,
+            finite=self._augmentor_finite,
         )
         self._unused = taken if self.config.reuse_augmented else None
         self.augmentor_steps += 1
@@ -371,7 +374,7 @@ class Trainer:
             self._log_augmentor(taken)
 
     def _log_student(self, bar: tqdm, loss: Tensor, disagreement: Tensor | None, consistency: Tensor | None) -> None:
-        scalars = {"student_loss": _finite(loss, "student_loss", self.step)}
+        scalars = {"student_loss": float(loss)}
         if disagreement is not None:
             scalars["disagreement"] = float(disagreement)
         if consistency is not None:
@@ -382,17 +385,25 @@ class Trainer:
         scalars["images_per_second"] = (self.step - step) * self.config.batch_size / max(now - then, 1e-9)
         scalars["learning_rate"] = self.config.learning_rate * self.config.schedule(self.step - 1)
         scalars |= self._augmentor_scalars()
+        if skipped := self._skipped_steps():
+            scalars["skipped_steps"] = skipped
         bar.set_postfix(loss=f"{scalars['student_loss']:.3f}", refresh=False)
         self._log(phase="student", **scalars)
 
     def _log_augmentor(self, taken: AugmentorStep) -> None:
         self._log(
             phase="augmentor",
-            augmentor_loss=_finite(taken.loss, "augmentor_loss", self.step),
+            augmentor_loss=float(taken.loss),
             disagreement=float(taken.disagreement),
             teacher_consistency=float(taken.teacher_consistency),
             **self._augmentor_scalars(),
         )
+
+    def _skipped_steps(self) -> int:
+        skipped = self._finite.skipped("student", self.first_step + self.step)
+        if self._augmentor_finite is not None:
+            skipped += self._augmentor_finite.skipped("augmentor", self.first_step + self.step)
+        return skipped
 
     def _augmentor_scalars(self) -> dict[str, float]:
         if self.augmentor is None:
@@ -438,7 +449,15 @@ class Trainer:
         if self.augmentor is not None and self._snapshots is not None:
             self.directory.save_weights("augmentor", self.augmentor)
             self.directory.save_arrays("snapshots", **self._snapshots.arrays())
-        self.directory.save_state(self.state_dict())
+
+    def _save_checkpoint(self, now: bool) -> None:
+        """Saves where the trainer stands, if it is due, asked for or the end."""
+        step = self.first_step + self.step
+        if self._checkpoints is None or self.directory is None:
+            return
+        if now or self.step == self.config.steps or self._checkpoints.due(step):
+            self._keep_random_state()
+            self._checkpoints.save(step, {"trainer": self.state_dict(), "metrics": self.directory.metrics()})
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -446,10 +465,9 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def _finite(value: Tensor, name: str, step: int) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise FloatingPointError(
-            f"{name} is {number} after {step} steps; lower the learning rate or the objective's weights"
-        )
-    return number
+def _advice(config: TrainerConfig) -> str:
+    hints = [f"a batch_size below {config.batch_size} (--batch-size, or --teacher.batch-size for the teacher)"]
+    if config.execution.precision == "float32":
+        hints.append("--execution.precision bfloat16")
+    hints.append("fewer --workers, if there are several")
+    return f"Memory ran out in training. Try in this order: {'; '.join(hints)}."

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from hardfast.distill.run_dir import write_bytes
+from hardfast.distill.atomic import write_bytes
 
 
 def cached(

@@ -32,7 +32,7 @@ _MOST_ROUNDS = 1000
 
 def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> list[ResultRow]:
     """Runs every method for every seed and writes the run; the results so far are written after each method, or with
-    several processes after each seed.
+    several processes after each seed. What the directory has already is not done again.
 
     All students of a seed begin as the same distilled one, see the same real batches and take as many steps. Where
     images are generated there are as many candidates, and as many of the kept ones in a batch as real ones. No group
@@ -48,7 +48,7 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
         The recipe's metrics per method, and the published rows of methods that are not run here.
     """
     recipe = recipe.resolved()
-    start = time.perf_counter()
+    start = time.perf_counter() - run_dir.seconds()
     seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
     results: Results = {}
 
@@ -63,7 +63,7 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
         if recipe.workers > 1:
             if data.generator_train is not None and recipe.generator.kind == "diffusion":
                 recipe.make_image_model(data, cache, device, progress)  # once, before all processes need it
-            elsewhere = partial(_elsewhere, recipe, run_dir.path, cache, progress)
+            elsewhere = partial(_elsewhere, recipe, run_dir, cache, progress)
             for of_seed in of_each_seed(elsewhere, seeds, recipe.workers):
                 add(of_seed)
         else:
@@ -74,13 +74,13 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
 
 
 def _elsewhere(
-    recipe: ConfigRecipe, path: Path, cache: Path, progress: bool, seed: int
+    recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool, seed: int
 ) -> list[tuple[str, dict[str, float]]]:
     """What :func:`_methods` gives, in a process of its own and so without progress bars."""
     with recipe.machine() as device:
         data = recipe.load()
         image_model = _image_model(recipe, data, cache, device, progress=False)
-        return list(_methods(recipe, seed, data, image_model, device, RunDir(path), progress, bars=False))
+        return list(_methods(recipe, seed, data, image_model, device, run_dir, progress, bars=False))
 
 
 def _image_model(
@@ -106,17 +106,23 @@ def _methods(
     teacher, base = recipe.make_teacher(data, seed).to(device), recipe.make_student(data, seed).to(device)
     # Nothing is written before: where data or weights are missing, the directory stays empty and can be used again.
     run_dir.write_config(recipe.describe())
-    with run_dir.method("teacher", seed) as directory:
-        _train_teacher(recipe, teacher, data, seed, directory, bars)
-    for method in METHODS:
-        if method not in ("teacher", "distillation", *recipe.methods):
-            continue
+    chosen = [method for method in METHODS if method in ("teacher", "distillation", *recipe.methods)]
+    # Others begin with what the first two come to, which is read from their checkpoints where they are done.
+    pending = any(run_dir.method(method, seed).tested() is None for method in chosen)
+    for method in chosen:
         with run_dir.method(method, seed) as directory:
+            metrics = directory.tested()
+            if metrics is None:
+                directory.restore_metrics()
             experiment = _Method(recipe, method, seed, data, image_model, teacher, directory, bars)
-            if method == "distillation":
+            if pending and method == "teacher":
+                _train_teacher(recipe, teacher, data, seed, directory, bars)
+            if pending and method == "distillation":
                 experiment.train(base, 0, recipe.steps)
-            tested = teacher if method == "teacher" else experiment.run(copy.deepcopy(base))
-            metrics = recipe.evaluate(tested, data)
+            if metrics is None:
+                network = teacher if method == "teacher" else experiment.run(copy.deepcopy(base))
+                metrics = recipe.evaluate(network, data)
+                directory.finish(metrics)
         if progress:
             told = "   ".join(f"{name} {value:7.2%}" for name, value in metrics.items())
             tqdm.write(f"seed {seed}  {method:14s} {told}   after {time.perf_counter() - start:4.0f} s")
@@ -159,16 +165,17 @@ class _Method:
         maker = recipe.method_maker(self.method, self.data, self.image_model, student, self.teacher, seed)
         made_for = {"method": self.method, "seed": self.seed, "round": number}
         path = self.directory.path / f"round-{number}"
-        store = ImageStore(path, recipe=recipe.name, fields=recipe.values() | made_for)
+        store = ImageStore(path, recipe=recipe.name, fields=recipe.values("workers") | made_for)
         summary = generate_images(
             maker, recipe.generator.count, store, group_size=recipe.group_size, progress=self.progress
         )
-        if summary.kept:
+        kept = store.counts()["kept"]  # of earlier runs too, which the summary leaves out
+        if kept:
             self.pool.append(_resized(load_generated(path).images, self.data.seen_size))
         self.directory.log(
             recipe.steps + number * recipe.round_steps,
-            candidates=summary.made,
-            kept=summary.kept,
+            candidates=recipe.generator.count,
+            kept=kept,
             candidates_per_second=summary.images_per_second,
         )
 
@@ -187,6 +194,7 @@ class _Method:
             directory=self.directory,
             progress=f"seed {self.seed} {self.method}" if self.progress else None,
         )
+        trainer.resume()
         trainer.fit()
 
 
@@ -249,4 +257,8 @@ def _train_teacher(
         return
     told = f"seed {seed} teacher" if progress else None
     training = recipe.teacher_training()
-    Trainer(teacher, data.teacher_train, data.validation, training, seed=seed, directory=directory, progress=told).fit()
+    trainer = Trainer(
+        teacher, data.teacher_train, data.validation, training, seed=seed, directory=directory, progress=told
+    )
+    trainer.resume()
+    trainer.fit()

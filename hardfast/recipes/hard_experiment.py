@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class _Parts(NamedTuple):
 
 def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True) -> list[ResultRow]:
     """Runs every method for every seed and writes the run; the results so far are written after each method, or with
-    several processes after each seed.
+    several processes after each seed. What the directory has already is not done again.
 
     Every student of a seed starts from the same weights, sees the same clean batches and takes as many steps.
     The last weights are tested, or their moving average, so that no selection at all stands between the training and
@@ -54,10 +54,12 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
 
     Raises:
         FileNotFoundError: data or weights are missing.
+        ValueError: the directory is of a run with other settings.
         OSError: the directory cannot be written.
+        Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
     """
     recipe = recipe.resolved()
-    start = time.perf_counter()
+    start = time.perf_counter() - run_dir.seconds()
     results: Results = {}
     seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
     with recipe.machine() as device:
@@ -65,7 +67,7 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
         _look_for_files(recipe, data, cache, device)
         run_dir.write_config(recipe.describe())
         if recipe.workers > 1:
-            elsewhere = partial(_elsewhere, recipe, run_dir.path, cache, progress)
+            elsewhere = partial(_elsewhere, recipe, run_dir, cache, progress)
             tested = (method for seed in of_each_seed(elsewhere, seeds, recipe.workers) for method in seed)
         else:
             tested = (
@@ -90,11 +92,11 @@ def _look_for_files(recipe: HardRecipe, data: ExperimentData, cache: Path, devic
             config.build(data.train, recipe.image_shape, cache, device, progress=False)
 
 
-def _elsewhere(recipe: HardRecipe, path: Path, cache: Path, progress: bool, seed: int) -> list[Tested]:
+def _elsewhere(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool, seed: int) -> list[Tested]:
     """All methods of a seed, in a process of its own and so without progress bars."""
     with recipe.machine() as device:
         data = recipe.load().to(device)
-        return list(_Seed(recipe, seed, data, RunDir(path), cache, device, progress, bars=False).methods())
+        return list(_Seed(recipe, seed, data, run_dir, cache, device, progress, bars=False).methods())
 
 
 class _Seed:
@@ -115,31 +117,38 @@ class _Seed:
         self.cache, self.device, self.progress, self.bars = cache, device, progress, bars
 
     def methods(self) -> Iterator[Tested]:
-        """Trains and tests the networks in turn."""
+        """Trains and tests the networks in turn; those that were tested before are read back."""
         start = time.perf_counter()
-        teacher: nn.Module | None = None
         chosen = [method for method in self.recipe.known_methods if method in self.recipe.methods]
         for method in (TEACHER, *chosen):
             with self.run_dir.method(method, self.seed) as directory:
-                network = self._teacher(directory) if teacher is None else self._student(method, teacher, directory)
-                tested = self._test(network, directory)
-            teacher = teacher or network
+                tested = directory.tested()
+                if tested is None:
+                    directory.restore_metrics()
+                    network = self._teacher if method == TEACHER else self._student(method, directory)
+                    tested = self._test(network, directory)
+                    directory.finish(tested)
+                    if method != TEACHER:  # which the students after it are taught by
+                        directory.checkpoints(0, self.recipe.steps).keep(1)
             if self.progress:
                 values = "   ".join(f"{name} {value:7.2%}" for name, value in tested.items())
                 tqdm.write(f"seed {self.seed}  {method:17s} {values}   after {time.perf_counter() - start:4.0f} s")
             yield method, tested
 
-    def _teacher(self, directory: MethodDir) -> nn.Module:
+    @cached_property
+    def _teacher(self) -> nn.Module:
+        """The teacher of this seed, from its weights, its last checkpoint or its training."""
         teacher = self.recipe.make_teacher(self.seed).to(self.device)
-        if self.recipe.teacher.weights:
-            directory.save_weights("last", teacher)
-            return teacher
-        parts = _Parts(transform=self.recipe.teacher_transform())
-        return self._trained(teacher, self.recipe.teacher_training(), parts, TEACHER, directory)
+        with self.run_dir.method(TEACHER, self.seed) as directory:
+            if self.recipe.teacher.weights:
+                directory.save_weights("last", teacher)
+                return teacher
+            parts = _Parts(transform=self.recipe.teacher_transform())
+            return self._trained(teacher, self.recipe.teacher_training(), parts, TEACHER, directory)
 
-    def _student(self, method: str, teacher: nn.Module, directory: MethodDir) -> nn.Module:
+    def _student(self, method: str, directory: MethodDir) -> nn.Module:
         student = self.recipe.make_student(self.seed).to(self.device)
-        parts = self._parts(method, teacher)
+        parts = self._parts(method)
         size = self.recipe.image_shape[1:]
         before = None if parts.augmentor is None else parts.augmentor.describe(size)
         trained = self._trained(student, self.recipe.student_training(method), parts, method, directory)
@@ -160,13 +169,15 @@ class _Seed:
             directory=directory,
             progress=f"seed {self.seed} {method}" if self.bars else None,
         )
+        trainer.resume()
         trainer.fit()
         return trainer.trained
 
-    def _parts(self, method: str, teacher: nn.Module) -> _Parts:
+    def _parts(self, method: str) -> _Parts:
         recipe = self.recipe
         if method == "student":
             return _Parts()
+        teacher = self._teacher
         if method in FIXED:
             augmentor = make_baseline(method, flip=recipe.flip, policy=recipe.policy)
             return _Parts(teacher, augmentor.to(self.device))

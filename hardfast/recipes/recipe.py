@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import signal
+import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +26,7 @@ from torch import nn
 from hardfast.distill.execution import Execution
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
+from hardfast.interruption import Flag, Interrupted, interruption, obey
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -213,14 +217,60 @@ def of_each_seed(function: Callable[[int], _Result], seeds: Sequence[int], worke
         function: can be pickled.
         seeds: its arguments.
         workers: number of processes, >= 1; 1 for this one.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, once every process has saved a checkpoint; at once after a second one.
+        WorkerDiedError: a process ended without an answer.
     """
     if workers == 1:
         yield from map(function, seeds)
         return
-    # Ctrl-C reaches the workers too: it ends them at once, instead of letting them take up the next seed.
-    ending = (signal.signal, (signal.SIGINT, signal.SIG_DFL))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), *ending) as pool:
-        yield from pool.map(function, seeds)
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    told = "every process saves what it has learned"
+    with ProcessPoolExecutor(workers, context, _begin_worker, (stop,)) as pool, interruption(told, stop) as asked:
+        try:
+            for answer in [pool.submit(_unless_stopped, function, seed) for seed in seeds]:
+                yield answer.result()
+        except BrokenProcessPool as error:
+            asked.raise_if_requested()
+            raise WorkerDiedError(
+                f"one of the {workers} processes of --workers died; if it was killed for want of memory, take fewer. "
+                "The others saved what they had learned, and the same command continues"
+            ) from error
+        except Interrupted:  # a second time: nobody is waited for
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+        finally:
+            stop.set()
+
+
+class WorkerDiedError(RuntimeError):
+    """A process that trained some of the seeds ended without an answer."""
+
+
+def _begin_worker(stop: Flag) -> None:
+    """Lets a process stop when its parent says so, or is no more."""
+    obey(stop)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _unless_stopped(function: Callable[[int], _Result], seed: int) -> _Result:
+    try:
+        with interruption("") as asked:
+            asked.raise_if_requested()
+        return function(seed)
+    except Interrupted:
+        sys.stdout.flush()
+        os._exit(0)  # or the pool would give this process the next seed
 
 
 def _leaves(config: Any, defaults: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hardfast.data.evaluation_sets import EVALUATION_SETS
+from hardfast.distill.atomic import write_bytes
 from hardfast.distill.evaluation_rows import EvaluationRow, deviation
-from hardfast.distill.run_dir import write_bytes
 from hardfast.report import figures, page
 from hardfast.report.load import method_rank
 from hardfast.report.tables import Table, method_label

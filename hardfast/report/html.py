@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from hardfast.distill.run_dir import write_bytes
+from hardfast.distill.atomic import write_bytes
 from hardfast.report import figures, learned, page
 from hardfast.report.contact_sheet import CAPTION
 from hardfast.report.generated import generated_images, generation_table

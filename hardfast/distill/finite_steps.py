@@ -1,0 +1,76 @@
+"""Steps that are skipped where loss or gradients are not finite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FiniteSteps"]
+
+
+class FiniteSteps:
+    """Skips the steps of an optimizer whose loss or gradients are not finite, and counts them on the device.
+
+    Nothing waits for the device before :meth:`skipped` is called: where its ``found_inf`` is 1, a fused optimizer
+    leaves parameters and its own state as they are, which is how gradient scaling skips steps too. The forward has by
+    then changed running statistics; they are put back. Gradients whose squares overflow count as infinite, since
+    they would be so in the second moment of Adam.
+
+    Args:
+        optimizer: of ``torch.optim``, made with ``fused=True``.
+        module: what it trains, for its running statistics.
+        most_in_a_row: skipped steps in a row, >= 1, at which :meth:`skipped` raises.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module, most_in_a_row: int) -> None:
+        if not optimizer.defaults.get("fused"):
+            raise ValueError("optimizer must be made with fused=True, which can skip a step without being told so")
+        self._optimizer = optimizer
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._most_in_a_row = most_in_a_row
+        # Skipped in all, in a row up to now, and in the longest row.
+        self._total, self._row, self._longest = torch.zeros(3, device=self._parameters[0].device).unbind()
+        self._statistics = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        self._kept = [buffer.clone() for buffer in self._statistics]
+
+    @torch.no_grad()
+    def judge(self, loss: Tensor) -> None:
+        """Tells the optimizer whether to skip the step that comes next; to be called between backward and step."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        finite = torch.nn.utils.get_total_norm(gradients).isfinite() & loss.isfinite()
+        skip = (~finite).float()
+        self._optimizer.found_inf = skip  # type: ignore[attr-defined]
+        self._total += skip
+        self._row.add_(1).mul_(skip)
+        torch.maximum(self._longest, self._row, out=self._longest)
+        for now, before in zip(self._statistics, self._kept, strict=True):
+            before.copy_(torch.where(finite, now, before, out=now))
+
+    def skipped(self, name: str, step: int) -> int:
+        """How many steps were skipped so far; waits for the device.
+
+        Args:
+            name: of what takes the steps, for the message.
+            step: how far it is, for the message.
+
+        Raises:
+            FloatingPointError: too many were skipped in a row.
+        """
+        total, longest = (int(count) for count in torch.stack((self._total, self._longest)).tolist())
+        if longest >= self._most_in_a_row:
+            raise FloatingPointError(
+                f"the {name} had a loss or gradients that are not finite in {longest} steps in a row, up to step "
+                f"{step}; those steps were skipped. Lower the learning rate or the weights of the objective"
+            )
+        return total
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts."""
+        return {"total": int(self._total), "row": int(self._row), "longest": int(self._longest)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues from :meth:`state_dict`, with the module's running statistics as they are now."""
+        self._total.fill_(state["total"])
+        self._row.fill_(state["row"])
+        self._longest.fill_(state["longest"])
+        self._kept = [buffer.clone() for buffer in self._statistics]

@@ -1,0 +1,104 @@
+"""What ``hardfast train`` does once its arguments are known."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from hardfast import report_command
+from hardfast.distill.checkpoint import CheckpointPolicy
+from hardfast.distill.open_run import held, open_run
+from hardfast.distill.run_dir import UNFINISHED, RunDir
+from hardfast.interruption import Interrupted, exit_status, interruptible
+from hardfast.out_of_memory import ran_out_of_memory
+from hardfast.recipes.recipe import Recipe, WorkerDiedError
+from hardfast.report import BrokenRunError
+
+__all__ = ["TrainingError", "run"]
+
+
+class TrainingError(Exception):
+    """The command cannot go on, and the message says all that the user needs."""
+
+
+def run(recipe: Recipe, out: Path | None, resume: str, checkpoint_every: str, keep_checkpoints: int) -> int:
+    """Runs a recipe, or goes on with it, prints the results and writes the report.
+
+    Args:
+        recipe: the recipe.
+        out: directory of the run; None for ``runs/RECIPE/TIME``.
+        resume: as :func:`open_run` takes it.
+        checkpoint_every: as :class:`CheckpointPolicy` takes it.
+        keep_checkpoints: how many of each training, >= 1.
+
+    Returns:
+        Exit status: 0 done, 130 interrupted by Ctrl-C, 143 by SIGTERM.
+
+    Raises:
+        TrainingError: wrong settings, missing data, a full disk, too little memory, or steps that are not finite.
+    """
+    try:
+        policy = CheckpointPolicy(checkpoint_every, keep_checkpoints)
+        config = recipe.resolved().describe()  # all is checked before anything is on disk
+        run_dir = open_run(config, out, resume, policy)
+    except (ValueError, OSError) as error:
+        raise TrainingError(error) from error
+    begun = (run_dir.path / "config.json").exists()
+    print(f"{recipe.name}: {recipe.title}\n{'continuing' if begun else 'writing to'} {run_dir.path}", flush=True)
+    start = time.perf_counter()
+    try:
+        with interruptible(), held(run_dir):
+            recipe.run(run_dir, progress=True)
+    except KeyboardInterrupt as stop:
+        return _interrupted(recipe, run_dir, stop, time.perf_counter() - start)
+    except (OSError, FloatingPointError, WorkerDiedError) as error:  # the message says all there is to say
+        raise _failed(run_dir, error) from error
+    except (RuntimeError, ValueError) as error:
+        trained = any(run_dir.path.glob("*/*/metrics.jsonl"))
+        if ran_out_of_memory(error) or (isinstance(error, ValueError) and not trained):
+            raise _failed(run_dir, error) from error
+        raise  # in the middle of training it is no slip of the user, and the traceback is needed
+    _finish(run_dir)
+    return 0
+
+
+def _interrupted(recipe: Recipe, run_dir: RunDir, stop: KeyboardInterrupt, seconds: float) -> int:
+    print(f"\ninterrupted after {seconds:.0f} s", file=sys.stderr)
+    if (run_dir.path / "config.json").exists():
+        told = f"the same command continues it, or: hardfast train {recipe.name} [OPTIONS] --resume {run_dir.path}"
+        print(told, file=sys.stderr)
+    if isinstance(stop, Interrupted) and (stop.at_once or exit_status(stop) != exit_status(KeyboardInterrupt())):
+        return exit_status(stop)  # who sends SIGTERM does not wait for a report
+    try:
+        _finish(run_dir)
+    except TrainingError as error:
+        print(f"hardfast: {error}", file=sys.stderr)
+    return exit_status(stop)
+
+
+def _finish(run_dir: RunDir) -> None:
+    """Prints the results and writes the report, as far as the run has come."""
+    if _remove_if_empty(run_dir):
+        raise TrainingError("nothing was written")
+    try:
+        report_command.run(run_dir.path)
+    except (BrokenRunError, OSError) as error:
+        raise TrainingError(error) from error
+
+
+def _failed(run_dir: RunDir, error: Exception) -> TrainingError:
+    if _remove_if_empty(run_dir) or not (run_dir.path / "config.json").exists():
+        return TrainingError(error)
+    return TrainingError(f"{error}\nwhat is in {run_dir.path} is whole; the same command continues it")
+
+
+def _remove_if_empty(run_dir: RunDir) -> bool:
+    """Removes the directory of a run that has left nothing but its mark."""
+    if any(child.name != UNFINISHED for child in run_dir.path.iterdir()):
+        return False
+    with suppress(OSError):
+        (run_dir.path / UNFINISHED).unlink(missing_ok=True)
+        run_dir.path.rmdir()
+    return True
