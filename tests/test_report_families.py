@@ -221,6 +221,7 @@ def test_missing_pieces_are_those_that_should_be_there(run: RunDir) -> None:
     (run.path / "config.json").unlink()
     run.write_config({"recipe": "hard-digits", "fields": {"data.max_shift_px": {"value": 6}}})
     assert len([text for text in load_run(run.path).missing if "shift_accuracy.npz" in text]) == 5
+    (run.path / "config.json").unlink()
     run.write_config({"recipe": "config-digits", "fields": {"generator.kind": {"value": "digits"}}})
     assert load_run(run.path).missing == []
 
