@@ -13,7 +13,7 @@ CMAKE_ARGS = -G Ninja -S . -DCMAKE_BUILD_TYPE=Release -DCMAKE_MAKE_PROGRAM=$(abs
   -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
   -DHARDFAST_TORCH_DIR=$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
 
-.PHONY: help setup train test test-asan test-gpu sanitize-gpu kernels bench lint format clean
+.PHONY: help setup train test test-asan test-gpu sanitize-gpu kernels bench bench-gpu bench-pytest lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,7 +23,9 @@ help:
 	@echo 'make kernels    compile the CUDA kernels; registers, spills and shared memory of each: a spill is an error'
 	@echo 'make test-gpu   all tests of the ops on the GPU; without one it fails'
 	@echo 'make sanitize-gpu  every CUDA kernel under compute-sanitizer: memcheck and racecheck'
-	@echo 'make bench   time the ops beside eager and compiled PyTorch'
+	@echo 'make bench   time the ops and steps beside everything that does the same; ARGS="--quick" or "--filter warp" for less'
+	@echo 'make bench-gpu  the same on the GPU'
+	@echo 'make bench-pytest  the cases of --quick under pytest-benchmark'
 	@echo 'make lint    ruff, mypy, clang-format'
 	@echo 'make format  let ruff and clang-format rewrite the sources'
 	@echo 'make clean   remove the build and the virtual environment'
@@ -48,7 +50,7 @@ kernels: $(VENV)/.installed
 	  -DHARDFAST_CUDA_ARCHITECTURES='$(or $(HARDFAST_CUDA_ARCHITECTURES),80;86;89;90;100;120)'
 	$(BIN)/cmake --build build/kernels --target cuda_kernels --clean-first > build/kernels.log 2>&1 || \
 	  { cat build/kernels.log; exit 1; }
-	$(BIN)/python kernels/report.py build/kernels.log
+	$(BIN)/python kernels/report.py build/kernels.log $(ARGS)
 
 test-gpu: setup
 	HARDFAST_REQUIRE=cuda,triton $(BIN)/python -m pytest -p no:cacheprovider tests/gpu $(ARGS)
@@ -61,7 +63,13 @@ sanitize-gpu: setup
 	done
 
 bench: setup
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/hardfast bench $(ARGS)
+
+bench-gpu: setup
+	$(BIN)/hardfast bench --device cuda $(ARGS)
+
+bench-pytest: setup
+	$(BIN)/python -m pytest -p no:cacheprovider bench/test_ops.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -86,7 +94,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo 'Installing the dependencies into $(VENV) (PyTorch is several GB the first time) ...'
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 	  setuptools wheel cmake ninja pybind11 torch torchvision timm numpy scikit-learn safetensors tensorboard torchmetrics tqdm rich \
-	  tyro matplotlib pillow pytest pytest-xdist hypothesis kornia opencv-python-headless diffusers transformers webdataset \
+	  tyro matplotlib pillow pytest pytest-xdist pytest-benchmark hypothesis kornia opencv-python-headless diffusers transformers webdataset \
 	  ruff mypy clang-format || \
 	  { echo 'the dependencies could not be installed: check the network, or that pip reaches your package index'; exit 1; }
 	@touch $@

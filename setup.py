@@ -79,8 +79,8 @@ class CMakeBuild(build_ext):
 
 
 setup(
-    packages=[*find_packages(include=["hardfast*"]), "hardfast._triton"],
-    package_dir={"hardfast._triton": "kernels/triton"},
+    packages=[*find_packages(include=["hardfast*"]), "hardfast._triton", "hardfast.bench"],
+    package_dir={"hardfast._triton": "kernels/triton", "hardfast.bench": "bench"},
     ext_modules=[Extension("hardfast._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

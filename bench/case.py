@@ -45,6 +45,7 @@ class Case:
         work: what must be moved and computed; None where nobody counted it.
         items: images or rows a call.
         quick: whether ``--quick`` measures it.
+        needs: packages without which none of the implementations runs.
     """
 
     op: str
@@ -59,18 +60,23 @@ class Case:
     memory_format: str = "contiguous"
     device: str = "cpu"
     quick: bool = False
+    needs: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """How it is printed and filtered: what is not usual comes last."""
-        parts = [self.op, self.size, self.pass_name]
-        parts += [self.dtype] * (self.dtype != "float32") + [self.memory_format] * (self.memory_format != "contiguous")
-        return " ".join(parts)
+        """How it is printed and filtered."""
+        return case_name(self.op, self.size, self.pass_name, self.dtype, self.memory_format)
 
     def runners(self, names: list[str]) -> dict[str, Runner]:
         """Callables of no arguments for these implementations, on the same inputs."""
         inputs = self.inputs()
         return {name: self.implementations[name](inputs) for name in names}
+
+
+def case_name(op: str, size: str, pass_name: str, dtype: str, memory_format: str) -> str:
+    """A case in words: what is not usual comes last."""
+    unusual = [dtype] * (dtype != "float32") + [memory_format] * (memory_format != "contiguous")
+    return " ".join([op, size, pass_name, *unusual])
 
 
 def differentiated(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -11,7 +13,7 @@ import torch
 
 from . import machine, packages
 from .case import OURS, Case
-from .cases import all_cases
+from .cases import all_cases, suite_cases
 from .measure import Options, Row, measure, missed_floors, speedup
 from .results import Result
 
@@ -20,7 +22,7 @@ QUICK_ROUNDS = 5
 
 def run(
     filter: str = "",
-    suite: Literal["ops", "all"] = "all",
+    suite: Literal["ops", "steps", "diffusion", "all"] = "all",
     device: Literal["cpu", "cuda"] = "cpu",
     quick: bool = False,
     rounds: int = 15,
@@ -28,12 +30,13 @@ def run(
     compile: bool = True,
     memory: bool = True,
     json: Path | None = None,
+    report: bool = False,
 ) -> int:
     """Time hardfast beside everything that does the same, and say how far from the machine's limit it is.
 
     Args:
         filter: only cases whose name has all of these words in it.
-        suite: ops; or all.
+        suite: ops; steps, of training; diffusion, the gradients of sampling chains; or all.
         device: cpu or cuda.
         quick: a few rounds of some of the cases, without torch.compile, in two minutes.
         rounds: how often each implementation has its turn.
@@ -41,21 +44,27 @@ def run(
         compile: whether to measure what torch.compile makes of PyTorch and of kornia.
         memory: whether to measure peak memory too.
         json: file for the rows, or a folder such as bench/results for one named after machine and version.
+        report: measure nothing: write the tables of the READMEs and the plot from the files in bench/results.
 
     Returns:
-        1 if a case is below its floor, or there is no such device; else 0.
+        1 if a case is below its floor, or nothing can be measured or reported; else 0.
     """
+    if report:
+        return _report()
     if device == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that PyTorch can use: `make bench` measures the CPU", file=sys.stderr)
         return 1
     packages.set_threads(threads)
-    cases = [case for case in all_cases(device) if (case.quick or not quick) and is_wanted(case, filter)]
+    _leave_out_warnings()
+    listed = all_cases(device) if suite == "all" else suite_cases(suite, device)
+    cases = [case for case in listed if (case.quick or not quick) and is_wanted(case, filter)]
     if not cases:
         print(f"no case has {filter!r} in its name", file=sys.stderr)
         return 1
     options = Options(min(rounds, QUICK_ROUNDS) if quick else rounds, threads, compile and not quick, memory)
-    for line in packages.missing_lines(name for case in cases for name in case.implementations):
+    for line in packages.missing_lines(name for case in cases for name in (*case.needs, *case.implementations)):
         print(line)
+    cases = [case for case in cases if all(map(packages.is_installed, case.needs))]
     rates = cache(lambda dtype: machine.rates(device, dtype, threads))
     rows, missed = [], []
     for case in cases:
@@ -70,6 +79,24 @@ def run(
         result = Result(machine.describe(device, threads), {dtype: rates(dtype)._asdict() for dtype in dtypes}, rows)
         print(f"written to {result.write(json)}")
     return 1 if missed else 0
+
+
+def _leave_out_warnings() -> None:
+    """Those of ``torch.compile`` that every run would repeat."""
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def _report() -> int:
+    from .report import write
+
+    try:
+        changed = write()
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(f"wrote {path}" for path in changed) or "all is up to date")
+    return 0
 
 
 def is_wanted(case: Case, filter: str) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from hardfast.diffusion import (
     COUPLED_STRATEGIES,
@@ -46,7 +47,7 @@ def sampler_of(denoiser: ClassUNetDenoiser, steps: int, strategy: str, *, guided
 
 def labels_of(noise: Tensor) -> tuple[Tensor, Tensor]:
     """A class an image, and that of no class."""
-    labels = torch.arange(len(noise)) % CLASSES
+    labels = torch.arange(len(noise), device=noise.device) % CLASSES
     return labels, torch.full_like(labels, CLASSES)
 
 
@@ -60,6 +61,30 @@ def gradient_of_chain(
         latents = noise.clone().requires_grad_()
         final = sampler(latents, *labels_of(noise)).latents
         return torch.autograd.grad(final.square().mean(), latents)[0]
+
+    return run
+
+
+def plain_gradient_of_chain(
+    denoiser: ClassUNetDenoiser, noise: Tensor, steps: int, *, model: nn.Module | None = None, recompute: bool = False
+) -> Callable[[], Tensor]:
+    """The same as a loop over diffusers' scheduler, without guidance, keeping the whole chain.
+
+    Args:
+        model: in place of the denoiser's own, such as what ``torch.compile`` makes of it.
+        recompute: whether the blocks of the model are computed again in the backward.
+    """
+    model = denoiser.model if model is None else model
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.set_timesteps(steps)
+    labels, _ = labels_of(noise)
+
+    def run() -> Tensor:
+        latents = sample = noise.clone().requires_grad_()
+        with denoiser.recompute_blocks() if recompute else nullcontext():
+            for t in scheduler.timesteps:
+                sample = scheduler.step(model(sample, t, labels, return_dict=False)[0], t, sample).prev_sample
+            return torch.autograd.grad(sample.square().mean(), latents)[0]
 
     return run
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -83,13 +84,19 @@ def batched_way(search: Search, memory: str = "per_step") -> Tensor:
     ).images
 
 
-def published_way(search: Search) -> Tensor:
-    """The same, as published."""
-    with search.denoiser.recompute_blocks():
-        return torch.cat([_search_of_one_image(search, n) for n in range(len(search.labels))])
+def published_way(search: Search, *, model: nn.Module | None = None, recompute: bool = True) -> Tensor:
+    """The same, as published.
+
+    Args:
+        model: in place of the denoiser's own, such as what ``torch.compile`` makes of it.
+        recompute: whether the blocks of the model are computed again in the backward.
+    """
+    model = search.denoiser.model if model is None else model
+    with search.denoiser.recompute_blocks() if recompute else nullcontext():
+        return torch.cat([_search_of_one_image(search, model, n) for n in range(len(search.labels))])
 
 
-def _search_of_one_image(search: Search, n: int) -> Tensor:
+def _search_of_one_image(search: Search, model: nn.Module, n: int) -> Tensor:
     settings, label = search.settings, search.labels[n : n + 1]
     scheduler = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
     scheduler.set_timesteps(search.steps)
@@ -104,7 +111,7 @@ def _search_of_one_image(search: Search, n: int) -> Tensor:
         with torch.set_grad_enabled(not last):
             sample, clean = latents, []
             for t in scheduler.timesteps:
-                prediction = search.denoiser.model(torch.cat([sample, sample]), t, classes, return_dict=False)[0]
+                prediction = model(torch.cat([sample, sample]), t, classes, return_dict=False)[0]
                 cond, uncond = prediction.chunk(2)
                 step = scheduler.step(uncond + GUIDANCE_SCALE * (cond - uncond), t, sample)
                 sample = step.prev_sample

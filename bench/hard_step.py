@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from hardfast.augment import AffineAugmentor
 from hardfast.distill import AugmentorObjective, Execution, StudentObjective, augmentor_step, student_step
 from hardfast.distill.step import AugmentorStep
 
-from .memory import peak_bytes
+from .memory import peak_bytes, peak_bytes_gpu
 
 STUDENT_STEPS = 5
 BATCHES = 8
@@ -54,12 +55,13 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Way:
-    """How a step is taken: ``execution`` None is plain eager PyTorch."""
+    """How a step is taken: ``execution`` None is plain PyTorch, eager or, all functions of it, ``compiled``."""
 
     name: str
     execution: Execution | None
     cached: bool = False
     reused: bool = False
+    compiled: bool = False
 
 
 WAYS = (
@@ -71,6 +73,8 @@ WAYS = (
     Way("+ channels_last", Execution(channels_last=True), cached=True, reused=True),
     Way("+ folded teacher", Execution(channels_last=True, fold_teacher=True), cached=True, reused=True),
 )
+PLAIN, FULL = WAYS[0], WAYS[-1]
+PLAIN_COMPILED = Way("plain compiled", None, compiled=True)
 COMPILED = Way("+ compiled", replace(WAYS[-1].execution or Execution(), compile=True), cached=True, reused=True)
 
 
@@ -84,7 +88,8 @@ def small_cnn(channels: int, widths: Sequence[int], pooling: bool) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
 
 
-def _network(size: Size, kind: tuple[int, ...] | str, seed: int) -> nn.Module:
+def network_of(size: Size, kind: tuple[int, ...] | str, seed: int) -> nn.Module:
+    """A teacher or student of a size, on its device."""
     torch.manual_seed(seed)
     if isinstance(kind, str):
         import timm
@@ -98,7 +103,7 @@ class Training:
 
     def __init__(self, size: Size, way: Way, images: Tensor) -> None:
         self.way, self.batches = way, images.split(size.batch)
-        self.teacher, self.student = _network(size, size.teacher, 1).eval(), _network(size, size.student, 2)
+        self.teacher, self.student = network_of(size, size.teacher, 1).eval(), network_of(size, size.student, 2)
         self.teacher.requires_grad_(False)
         self.augmentor = AffineAugmentor().to(size.device)
         self.generator = torch.Generator(size.device).manual_seed(3)
@@ -108,6 +113,9 @@ class Training:
         with torch.no_grad():
             self.answers = [self.teacher(batch) for batch in self.batches]
         self.autocast = torch.autocast(size.device, torch.bfloat16, enabled=size.precision == "bfloat16")
+        compile_function = torch.compile if way.compiled else _as_it_is
+        self.run_student, self.run_teacher = compile_function(self.student), compile_function(self.teacher)
+        self.warp, self.divergence = compile_function(_warped), compile_function(plain_divergence)
         if way.execution is not None:
             execution = replace(way.execution, precision=size.precision)
             self.batches = [execution.images(batch) for batch in self.batches]
@@ -158,11 +166,11 @@ class Training:
     def _student_step(self) -> None:
         images, answers = self._next()
         with torch.no_grad():
-            augmented = self._warped(images)
-            answers, held = self._answers(images, answers), self._logits(self.teacher, augmented)
-            _divergence(held, answers)  # for the log
-        student_augmented, student_clean = self._logits(self.student, torch.cat([augmented, images])).chunk(2)
-        loss = _divergence(student_augmented, held) + _divergence(student_clean, answers)
+            augmented = self.warp(images, self._theta(images))
+            answers, held = self._answers(images, answers), self._logits(self.run_teacher, augmented)
+            self.divergence(held, answers)  # for the log
+        student_augmented, student_clean = self._logits(self.run_student, torch.cat([augmented, images])).chunk(2)
+        loss = self.divergence(student_augmented, held) + self.divergence(student_clean, answers)
         self.student_optimizer.zero_grad()
         loss.backward()
         self.student_optimizer.step()
@@ -172,29 +180,37 @@ class Training:
         self.student.eval().requires_grad_(False)
         with torch.no_grad():
             answers = self._answers(images, answers)
-        augmented = self._warped(images)
-        held = self._logits(self.teacher, augmented)
-        loss = _divergence(held, answers) - _divergence(self._logits(self.student, augmented), held)
+        augmented = self.warp(images, self._theta(images))
+        held = self._logits(self.run_teacher, augmented)
+        loss = self.divergence(held, answers) - self.divergence(self._logits(self.run_student, augmented), held)
         self.augmentor_optimizer.zero_grad()
         loss.backward()
         self.augmentor_optimizer.step()
         self.student.train().requires_grad_(True)
 
     def _answers(self, images: Tensor, cached: Tensor | None) -> Tensor:
-        return self._logits(self.teacher, images) if cached is None else cached
+        return self._logits(self.run_teacher, images) if cached is None else cached
 
     def _logits(self, network: nn.Module, images: Tensor) -> Tensor:
         with self.autocast:
             logits = network(images)
         return logits.float() if logits.dtype == torch.bfloat16 else logits
 
-    def _warped(self, images: Tensor) -> Tensor:
-        theta = self.augmentor.draw(images, self.generator)["theta"]
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+    def _theta(self, images: Tensor) -> Tensor:
+        return self.augmentor.draw(images, self.generator)["theta"]
 
 
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+def _as_it_is(function: Any) -> Any:
+    return function
+
+
+def _warped(images: Tensor, theta: Tensor) -> Tensor:
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def plain_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """``kl_disagreement`` as people write it."""
     return F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), log_target=True, reduction="batchmean")
 
 
@@ -210,9 +226,15 @@ class Row:
     floor: float
 
 
+def images_of(size: Size) -> Tensor:
+    """What one training goes through, over and over."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(BATCHES * size.batch, *size.shape, generator=generator).to(size.device)
+
+
 def measure(size: Size, ways: Sequence[Way], rounds: int) -> list[Row]:
     """Times all ways in alternation and measures the memory of each; the first way is what the others are held to."""
-    images = torch.rand(BATCHES * size.batch, *size.shape, generator=torch.Generator().manual_seed(0)).to(size.device)
+    images = images_of(size)
     trainings = [Training(size, way, images) for way in ways]
     for _ in range(2):  # the second also sees what an augmentor step leaves
         for training in trainings:
@@ -225,7 +247,7 @@ def measure(size: Size, ways: Sequence[Way], rounds: int) -> list[Row]:
             way.name,
             clean / statistics.median(row[place] for row in seconds),
             statistics.median(row[0] / row[place] for row in seconds),
-            _peak(training, size.device) / 2**20,
+            (peak_bytes if size.device == "cpu" else peak_bytes_gpu)(training) / 2**20,
             size.floor,
         )
         for place, (way, training) in enumerate(zip(ways, trainings, strict=True))
@@ -238,15 +260,6 @@ def _seconds(training: Training, device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def _peak(training: Training, device: str) -> int:
-    if device == "cpu":
-        return peak_bytes(training)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    training()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

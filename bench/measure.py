@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .case import OURS, Case
+from .case import OURS, Case, Runner, case_name
 from .memory import peak_bytes, peak_bytes_gpu
 from .packages import is_installed, package_of
 from .roofline import Rates, least_seconds
@@ -31,6 +31,10 @@ class Row:
     peak_bytes: int | None
     roofline_fraction: float | None
     items: int
+
+    @property
+    def case_name(self) -> str:
+        return case_name(self.op, self.case, self.pass_name, self.dtype, self.memory_format)
 
     def to_json(self) -> dict[str, Any]:
         return {"pass" if key == "pass_name" else key: value for key, value in vars(self).items()}
@@ -56,7 +60,7 @@ class Options:
     threads: int = 2
     compiled: bool = True
     memory: bool = True
-    max_seconds: float = 20.0
+    max_seconds: float = 10.0
 
 
 def chosen(case: Case, options: Options) -> list[str]:
@@ -72,7 +76,7 @@ def measure(case: Case, options: Options, rates: Callable[[str], Rates]) -> list
         rates: of the machine, by dtype.
     """
     torch.compiler.reset()
-    runners = case.runners(chosen(case, options))
+    runners = _working(case, chosen(case, options))
     if case.device == "cpu":
         timings = time_alternating(
             runners, rounds=options.rounds, max_seconds=options.max_seconds, clock=clock_for(options.threads)
@@ -98,6 +102,22 @@ def measure(case: Case, options: Options, rates: Callable[[str], Rates]) -> list
         )
         for name, timing in timings.items()
     ]
+
+
+def _working(case: Case, names: Sequence[str]) -> dict[str, Runner]:
+    """Runners of these implementations that have run once; a peer that fails is left out, with a line that says so."""
+    inputs, working = case.inputs(), {}
+    for name in names:
+        try:
+            runner = case.implementations[name](inputs)
+            runner()
+        except Exception as error:
+            if name == OURS:
+                raise
+            print(f"{case.name}: {name} fails and is left out: {str(error).strip().partition(chr(10))[0]}")
+        else:
+            working[name] = runner
+    return working
 
 
 def speedup(ours: Row, peer: Row) -> float:

@@ -242,6 +242,7 @@ def _main_cases() -> list[Case]:
             memory_format=memory_format,
             floors=Floors(floors.get((name, dtype, memory_format), {})),
             quick=(name, dtype, memory_format) in floors,
+            compiled=dtype == "float32" or (dtype, memory_format) == ("bfloat16", "contiguous"),
         )
         for dtype, memory_format in kinds
         for name in PASSES

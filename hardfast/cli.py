@@ -1,4 +1,4 @@
-"""The command line: ``hardfast train | generate | eval | report | info``."""
+"""The command line: ``hardfast train | generate | eval | report | bench | info``."""
 
 # Only what `hardfast --help` needs is imported here; torch and matplotlib take seconds and wait for their command.
 from __future__ import annotations
@@ -23,6 +23,7 @@ _COMMANDS = {
     "generate": "Generate images on which the teacher and the student of a recipe disagree.",
     "eval": "Evaluate a run of HARD on other sets, such as CIFAR-10-C, and write evaluation.html.",
     "report": "Write report.html of a run, finished or not, and print its results.",
+    "bench": "Time the ops and training steps beside everything that does the same.",
     "info": "Show versions, compiled libraries and what each op runs on.",
 }
 
@@ -56,6 +57,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _call(_evaluate, "hardfast eval", arguments[1:])
     if command == "report":
         return _call(_report, "hardfast report", arguments[1:])
+    if command == "bench":
+        return _call(_benchmark(), "hardfast bench", arguments[1:])
     if command == "info":
         return _call(_info, "hardfast info", arguments[1:])
     if command == "--version":
@@ -260,6 +263,16 @@ def _report(run: tyro.conf.Positional[Path]) -> int:
     except (BrokenRunError, OSError) as error:
         _fail(error)
     return 0
+
+
+def _benchmark() -> Callable[..., int]:
+    try:
+        from hardfast.bench.command import run
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("hardfast.bench"):
+            raise
+        _fail("the benchmark is not installed: install hardfast again, or run `python -m bench` in its source")
+    return run  # type: ignore[no-any-return]
 
 
 def _info(json: bool = False) -> int:

@@ -8,10 +8,11 @@ One row a kernel, the worst over the architectures and then each; exits with 1 i
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)a?'")
@@ -66,6 +67,16 @@ def readable(names: list[str]) -> dict[str, str]:
     return short
 
 
+def by_name(table: dict[str, dict[int, Usage]]) -> dict[str, dict[str, dict[str, int]]]:
+    """The table with names that can be read, sorted by them."""
+    names = readable(list(table))
+    found = {
+        names[kernel]: {f"sm_{architecture}": asdict(usages[architecture]) for architecture in sorted(usages)}
+        for kernel, usages in table.items()
+    }
+    return dict(sorted(found.items()))
+
+
 def render(table: dict[str, dict[int, Usage]]) -> str:
     architectures = sorted({architecture for usages in table.values() for architecture in usages})
     names = readable(list(table))
@@ -83,10 +94,14 @@ def render(table: dict[str, dict[int, Usage]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log", type=Path, nargs="+", help="what the build printed")
-    table = read("\n".join(path.read_text() for path in parser.parse_args().log))
+    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    args = parser.parse_args()
+    table = read("\n".join(path.read_text() for path in args.log))
     if not table:
         raise SystemExit("no kernel was found in the log: was it built with -Xptxas=-v?")
     print(render(table))
+    if args.json is not None:
+        args.json.write_text(json.dumps(by_name(table), indent=1) + "\n")
     usages = [usage for kernel in table.values() for usage in kernel.values()]
     spilling = sum(usage.spills > 0 for usage in usages)
     print(

@@ -14,7 +14,7 @@ import torch
 
 from bench import measure, packages, row_cases, warp_cases
 from bench.case import OURS, Case, Floors
-from bench.cases import all_cases
+from bench.cases import all_cases, suite_cases
 from bench.command import is_wanted, line_of, run
 from bench.measure import Options, Row, missed_floors
 from bench.memory import peak_bytes
@@ -71,9 +71,9 @@ def test_peers_compute_what_we_compute(case):
 
 
 def test_every_peer_is_among_what_is_compared():
-    names = {name for case in all_cases("cpu") for name in case.implementations}
+    names = {name for case in suite_cases("ops", "cpu") for name in case.implementations}
     assert names == {OURS, "eager", "compiled", "kornia", "kornia compiled", "torchvision", "OpenCV"}
-    gpu = {name for case in all_cases("cuda") for name in case.implementations}
+    gpu = {name for case in suite_cases("ops", "cuda") for name in case.implementations}
     assert gpu == names - {"OpenCV"} | {"triton-augment", "Liger"}
 
 
