@@ -26,6 +26,7 @@ DISTRIBUTIONS = (
     "triton-augment",
     "liger-kernel",
 )
+_ROOT = Path(__file__).resolve().parents[1]
 _COPY_MIB = 256
 _MATRIX = {"cpu": 1024, "cuda": 8192}
 
@@ -103,11 +104,11 @@ def _versions() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the folder that this file is in; None outside a repository."""
+    """What git says of the source that this file is in; None where it is installed, or no repository."""
+    if not (_ROOT / "pyproject.toml").exists():
+        return None
     try:
-        run = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
+        run = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False)
     except OSError:
         return None
     return run.stdout.strip() if run.returncode == 0 else None

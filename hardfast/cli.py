@@ -272,7 +272,7 @@ def _benchmark() -> Callable[..., int]:
         if not (error.name or "").startswith("hardfast.bench"):
             raise
         _fail("the benchmark is not installed: install hardfast again, or run `python -m bench` in its source")
-    return run  # type: ignore[no-any-return]
+    return run
 
 
 def _info(json: bool = False) -> int:
