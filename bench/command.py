@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from .measure import Options, Row, measure, missed_floors, speedup
 from .results import Result
 
 QUICK_ROUNDS = 5
+INTERRUPTED = 130
 
 
 def run(
@@ -43,17 +45,22 @@ def run(
         threads: of the CPU, for all implementations.
         compile: whether to measure what torch.compile makes of PyTorch and of kornia.
         memory: whether to measure peak memory too.
-        json: file for the rows, or a folder such as bench/results for one named after machine and version.
+        json: file for the rows, or a folder such as bench/results for one named after machine and version. Rows that
+            are there already stay, but for those of the cases that are measured now.
         report: measure nothing: write the tables of the READMEs and the plot from the files in bench/results.
 
     Returns:
-        1 if a case is below its floor, or nothing can be measured or reported; else 0.
+        0; 1 if a case is below its floor, or nothing can be measured or reported; 2 for wrong arguments; 130 after
+        Ctrl-C, which keeps what was measured.
     """
     if report:
         return _report()
     if device == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that PyTorch can use: `make bench` measures the CPU", file=sys.stderr)
         return 1
+    if rounds < 2 or threads < 1:
+        print(f"--rounds must be at least 2 and --threads at least 1, got {rounds} and {threads}", file=sys.stderr)
+        return 2
     packages.set_threads(threads)
     _leave_out_warnings()
     listed = all_cases(device) if suite == "all" else suite_cases(suite, device)
@@ -65,20 +72,27 @@ def run(
     for line in packages.missing_lines(name for case in cases for name in (*case.needs, *case.implementations)):
         print(line)
     cases = [case for case in cases if all(map(packages.is_installed, case.needs))]
+    described = machine.describe(device, threads)
     rates = cache(lambda dtype: machine.rates(device, dtype, threads))
-    rows, missed = [], []
-    for case in cases:
-        measured = measure(case, options, rates)
-        below = missed_floors(case, measured)
-        print(line_of(case, measured, below), flush=True)
-        rows += measured
-        missed += [f"{case.name}: {what}" for what in below]
+    rows: list[Row] = []
+    missed: list[str] = []
+    status = 0
+    try:
+        for case in cases:
+            measured = [replace(row, commit=described["commit"]) for row in measure(case, options, rates)]
+            below = missed_floors(case, measured)
+            print(line_of(case, measured, below), flush=True)
+            rows += measured
+            missed += [f"{case.name}: {what}" for what in below]
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
     print("\n".join(f"MISSED {line}" for line in missed) or "every floor is reached")
-    if json is not None:
-        dtypes = dict.fromkeys(case.dtype for case in cases)
-        result = Result(machine.describe(device, threads), {dtype: rates(dtype)._asdict() for dtype in dtypes}, rows)
-        print(f"written to {result.write(json)}")
-    return 1 if missed else 0
+    if json is not None and rows:
+        used = dict.fromkeys(row.dtype for row in rows)
+        result = Result(described, {dtype: rates(dtype)._asdict() for dtype in used}, rows)
+        print(f"written to {result.add_to(json)}")
+    return status or (1 if missed else 0)
 
 
 def _leave_out_warnings() -> None:

@@ -31,6 +31,7 @@ class Row:
     peak_bytes: int | None
     roofline_fraction: float | None
     items: int
+    commit: str | None = None
 
     @property
     def case_name(self) -> str:

@@ -142,16 +142,19 @@ def everything(found: Sequence[Result], kernels: Path) -> str:
 
 def _result_blocks(result: Result) -> list[str]:
     cases = {case.name: case for case in all_cases(result.machine["device"])}
-    rates = result.rates["float32"]
+    rates = next(iter(result.rates.values()))
     versions = ", ".join(f"{name} {number}" for name, number in result.machine["versions"].items())
     changes = " with changes" if result.machine["uncommitted_changes"] else ""
+    commits = dict.fromkeys(f"`{(row.commit or 'unknown')[:10]}`" for row in result.rows)
     blocks = [
         f"## {_machine(result)}",
-        f"hardfast {result.machine['hardfast']}, commit `{(result.machine['commit'] or 'unknown')[:10]}`{changes}, "
+        f"hardfast {result.machine['hardfast']}, commit {', '.join(commits)}{changes}, "
         f"{result.machine['date']}; {versions}. Measured: {rates['bytes'] / 1e9:.1f} GB/s copied, "
         f"{rates['operations'] / 1e9:,.0f} GFLOP/s in a matrix product.",
     ]
-    by_case, chapters = _by_case(result.rows), defaultdict(list)
+    found = _by_case(result.rows)
+    by_case = {name: found[name] for name in cases if name in found}  # in the order of the cases
+    chapters = defaultdict(list)
     for rows in by_case.values():
         chapters[_chapter(rows[0].op)].append(rows)
     for title in CHAPTERS.values():
@@ -159,7 +162,7 @@ def _result_blocks(result: Result) -> list[str]:
             blocks += [f"### {title}", "\n".join(_markdown(_comparison(chapters[title], cases)))]
     if result.machine["device"] == "cpu":
         blocks.append(f"![Share of the roofline against size]({plot.FILE})")
-    missed = [f"- {name}: {what}" for name, rows in by_case.items() for what in _missed(name, rows, cases)]
+    missed = [f"- {name}: {what}" for name, rows in by_case.items() for what in missed_floors(cases[name], rows)]
     return [*blocks, "Floors that are missed:\n\n" + "\n".join(missed) if missed else "Every floor is reached."]
 
 
@@ -167,10 +170,6 @@ def _chapter(op: str) -> str:
     if op.endswith("_warp"):
         return CHAPTERS["warp"]
     return CHAPTERS["step" if op in ("hard_step", "distillation_step", "config_iteration", "sampling_gradient") else ""]
-
-
-def _missed(name: str, rows: Sequence[Row], cases: dict[str, Case]) -> list[str]:
-    return missed_floors(cases[name], rows) if name in cases else []
 
 
 def _by_case(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -29,14 +29,23 @@ class Result:
         name = re.sub(r"[^a-z0-9]+", "-", self.machine["machine"].lower()).strip("-")
         return f"{name}{cores}-{self.machine['hardfast']}.json"
 
-    def write(self, target: Path) -> Path:
-        """Writes to a file, or under its own name into a folder."""
+    def add_to(self, target: Path) -> Path:
+        """Writes to a file, or under its own name into a folder; other cases in it stay, each with its commit."""
         path = target / self.file_name if target.is_dir() else target
+        rows, rates = list(self.rows), self.rates
+        if path.exists():
+            before, measured = Result.read(path), {row.case_name for row in self.rows}
+            rows = [row for row in before.rows if row.case_name not in measured] + rows
+            rates = before.rates | rates
+        Result(self.machine, rates, rows).write(path)
+        return path
+
+    def write(self, path: Path) -> None:
+        """Writes to a file, one line a row."""
         content = {"machine": self.machine, "rates": self.rates}
         head = json.dumps(content, indent=1)[:-2]
         rows = ",\n  ".join(json.dumps(row.to_json()) for row in self.rows)
         path.write_text(f'{head},\n "rows": [\n  {rows}\n ]\n}}\n')
-        return path
 
     @classmethod
     def read(cls, path: Path) -> Result:

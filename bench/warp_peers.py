@@ -96,7 +96,8 @@ def eager_thin_plate(image: Tensor, source_points: Tensor, target_points: Tensor
     kernel = _radial((target_points[:, :, None] - target_points[:, None]).square().sum(-1))
     lower = torch.cat([points.mT, points.new_zeros(len(points), 3, 3)], 2)
     system = torch.cat([torch.cat([kernel, points], 2), lower], 1)
-    weights = torch.linalg.solve(system, F.pad(source_points, (0, 0, 0, 3)))
+    values = F.pad(source_points, (0, 0, 0, 3))
+    weights = torch.linalg.solve(system.float(), values.float()).to(values.dtype)  # it takes no half dtype
     identity = _identity_of(image).flatten(1, 2)
     basis = _radial((identity[:, :, None] - target_points[:, None]).square().sum(-1))
     linear = torch.cat([torch.ones_like(identity[..., :1]), identity], -1).expand(len(points), -1, -1)

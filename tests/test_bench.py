@@ -238,6 +238,20 @@ def test_the_filter_wants_all_words():
     assert not is_wanted(case, "all warp")
 
 
+def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path, capsys):
+    def interrupt(inputs):
+        raise KeyboardInterrupt
+
+    first = row_cases.row_case("kl_disagreement", 8, 10)
+    second = dataclasses.replace(first, size="9x10", implementations={OURS: interrupt})
+    monkeypatch.setattr("bench.command.all_cases", lambda device: [first, second])
+    monkeypatch.setattr("bench.command.machine.rates", lambda *_: Rates(1e9, 1e9))
+    assert run(rounds=2, compile=False, threads=1, json=tmp_path / "rows.json") == 130
+    assert {row.case for row in Result.read(tmp_path / "rows.json").rows} == {"8x10"}
+    assert run(rounds=1) == 2
+    assert "--rounds must be at least 2" in capsys.readouterr().err
+
+
 def test_no_gpu_is_an_error(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

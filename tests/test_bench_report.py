@@ -66,7 +66,7 @@ def source(tmp_path: Path) -> Path:
     for name, path in (("headlines", "README.md"), ("results", "bench/README.md")):
         begin = f"<!-- bench {name}: written by `hardfast bench --report` -->"
         (tmp_path / path).write_text(f"before\n{begin}\n<!-- end of bench {name} -->\nafter\n")
-    result().write(tmp_path / "bench" / "results")
+    result().add_to(tmp_path / "bench" / "results")
     return tmp_path
 
 
@@ -75,11 +75,22 @@ def test_the_repository_is_up_to_date():
 
 
 def test_results_are_read_as_they_were_written(tmp_path):
-    path = result().write(tmp_path)
+    path = result().add_to(tmp_path)
     assert path.name == "some-cpu-r-9-4-cores-0.1.0.json"
     assert Result.read(path) == result()
     assert len({line for line in path.read_text().splitlines() if '"median_ms"' in line}) == len(result().rows)
     assert result(device="cuda", machine="NVIDIA H200").file_name == "nvidia-h200-0.1.0.json"
+
+
+def test_a_file_keeps_the_cases_that_are_not_measured_again(tmp_path):
+    path = result().add_to(tmp_path)
+    again = dataclasses.replace(result(date="2026-02-03"), rows=[row(OURS, 0.7, commit="feedbeef")])
+    assert again.add_to(tmp_path) == path
+    kept = Result.read(path)
+    assert kept.machine["date"] == "2026-02-03"
+    assert [r.median_ms for r in kept.rows if r.case_name == "affine_warp 16x3x224x224 forward"] == [0.7]
+    assert len(kept.rows) == len(result().rows) - 3 + 1
+    assert {r.commit for r in kept.rows} == {None, "feedbeef"}
 
 
 def test_tables_are_written_once_and_go_stale_with_the_results(source):
@@ -88,8 +99,8 @@ def test_tables_are_written_once_and_go_stale_with_the_results(source):
     assert report.write(source) == files
     assert report.stale(source) == report.write(source) == []
     changed = result()
-    changed = dataclasses.replace(changed, rows=[row(OURS, 2.0), *changed.rows[1:]])
-    changed.write(source / "bench" / "results")
+    changed = dataclasses.replace(changed, rows=[row(OURS, 2.0), *changed.rows[1:3]])
+    changed.add_to(source / "bench" / "results")
     assert report.stale(source) == files
     text = files[0].read_text()
     assert text.startswith("before\n")
@@ -129,7 +140,7 @@ def test_without_a_gpu_its_cases_are_not_measured_and_the_kernels_stand_beside_t
     assert "not measured" in text
     assert "| `warp_kernel` | 2 | 62 | 8 | 0 | 1024 |" in text
     gpu = dataclasses.replace(result(device="cuda", machine="NVIDIA H200"), rows=result().rows[:2])
-    gpu.write(source / "bench" / "results")
+    gpu.add_to(source / "bench" / "results")
     report.write(source)
     text = (source / "bench" / "README.md").read_text()
     assert "## NVIDIA H200" in text
