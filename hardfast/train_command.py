@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hardfast import report_command
+from hardfast.data.image_files import UnreadableImageError
 from hardfast.distill.checkpoint import CheckpointPolicy
 from hardfast.distill.open_run import held, open_run
 from hardfast.distill.run_dir import UNFINISHED, RunDir
@@ -21,6 +22,9 @@ __all__ = ["TrainingError", "run"]
 
 class TrainingError(Exception):
     """The command cannot go on, and the message says all that the user needs."""
+
+
+_TOLD_WHOLLY = (OSError, FloatingPointError, UnreadableImageError, WorkerDiedError)  # by their messages
 
 
 def run(recipe: Recipe, out: Path | None, resume: str, checkpoint_every: str, keep_checkpoints: int) -> int:
@@ -53,7 +57,12 @@ def run(recipe: Recipe, out: Path | None, resume: str, checkpoint_every: str, ke
             recipe.run(run_dir, progress=True)
     except KeyboardInterrupt as stop:
         return _interrupted(recipe, run_dir, stop, time.perf_counter() - start)
-    except (OSError, FloatingPointError, WorkerDiedError) as error:  # the message says all there is to say
+    except (
+        OSError,
+        FloatingPointError,
+        UnreadableImageError,
+        WorkerDiedError,
+    ) as error:
         raise _failed(run_dir, error) from error
     except (RuntimeError, ValueError) as error:
         trained = any(run_dir.path.glob("*/*/metrics.jsonl"))

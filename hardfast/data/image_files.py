@@ -17,6 +17,10 @@ from hardfast.ops import _checks
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 
 
+class UnreadableImageError(ValueError):
+    """A file is no whole image; the message names it."""
+
+
 class ImageFiles:
     """An :class:`~hardfast.data.ImageSet` of files: RGB, the shorter side resized (bicubic), the middle cut out.
 
@@ -29,8 +33,8 @@ class ImageFiles:
 
     Memory: the paths and labels; images only while they are loaded.
 
-    Errors: ``TypeError`` and ``ValueError`` name the argument. Loading raises ``FileNotFoundError`` or ``ValueError``
-    that names the file that is gone or is no whole image.
+    Errors: ``TypeError`` and ``ValueError`` name the argument. Loading raises ``FileNotFoundError`` or
+    ``UnreadableImageError`` that names the file that is gone or is no whole image.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class ImageFiles:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"image file {path} is gone") from error
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-            raise ValueError(f"{path} must be a whole image file, got: {error}") from error
+            raise UnreadableImageError(f"{path} must be a whole image file, got: {error}") from error
 
 
 class JoinedImages:

@@ -173,7 +173,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise BrokenCheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     header, content = bytes(whole[:_HEADER_BYTES]), whole[_HEADER_BYTES:]
-    if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
+    if not (header.startswith(_MAGIC) and header.endswith(b"\n") and len(header) == _HEADER_BYTES):
         raise BrokenCheckpointError(f"checkpoint {path} is damaged: it does not begin as one does")
     if hashlib.sha256(content).hexdigest().encode() != header[len(_MAGIC) : -1]:
         raise BrokenCheckpointError(

@@ -9,12 +9,12 @@ __all__ = ["FiniteSteps"]
 
 
 class FiniteSteps:
-    """Skips the steps of an optimizer whose loss or gradients are not finite, and counts them on the device.
+    """Skips the steps of an optimizer that are not finite in loss, gradients or running statistics, and counts them.
 
-    Nothing waits for the device before :meth:`skipped` is called: where its ``found_inf`` is 1, a fused optimizer
-    leaves parameters and its own state as they are, which is how gradient scaling skips steps too. The forward has by
-    then changed running statistics; they are put back. Gradients whose squares overflow count as infinite, since
-    they would be so in the second moment of Adam.
+    The counts stay on the device, and nothing waits for it before :meth:`skipped` is called: where its ``found_inf`` is
+    1, a fused optimizer leaves parameters and its own state as they are, which is how gradient scaling skips steps too.
+    The forward has by then changed running statistics; they are put back. Numbers whose squares overflow count as
+    infinite: those of gradients would be so in the second moment of Adam.
 
     Args:
         optimizer: of ``torch.optim``, made with ``fused=True``.
@@ -30,14 +30,19 @@ class FiniteSteps:
         self._most_in_a_row = most_in_a_row
         # Skipped in all, in a row up to now, and in the longest row.
         self._total, self._row, self._longest = torch.zeros(3, device=self._parameters[0].device).unbind()
-        self._statistics = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+        # Other buffers are constants, which may well be infinite, as those of masks.
+        self._statistics = [
+            value
+            for name, value in module.named_buffers()
+            if name.rpartition(".")[2] in ("running_mean", "running_var")
+        ]
         self._kept = [buffer.clone() for buffer in self._statistics]
 
     @torch.no_grad()
     def judge(self, loss: Tensor) -> None:
         """Tells the optimizer whether to skip the step that comes next; to be called between backward and step."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        finite = torch.nn.utils.get_total_norm(gradients).isfinite() & loss.isfinite()
+        finite = torch.nn.utils.get_total_norm([*gradients, *self._statistics]).isfinite() & loss.isfinite()
         skip = (~finite).float()
         self._optimizer.found_inf = skip  # type: ignore[attr-defined]
         self._total += skip

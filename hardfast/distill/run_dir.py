@@ -179,6 +179,15 @@ class MethodDir:
         """
         return write_json(self.path / f"{_check_name('name', name)}.json", value)
 
+    def add_unreadable(self, sentences: Sequence[str]) -> None:
+        """Add sentences on images that could not be read to those of ``unreadable.json``.
+
+        Raises:
+            OSError: as :func:`atomic_write`.
+        """
+        before = (self.read_json("unreadable") or {}).get("images", [])
+        self.save_json("unreadable", {"images": sorted({*before, *sentences})})
+
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return what :meth:`save_json` wrote, as JSON has it; None without such a file.
 

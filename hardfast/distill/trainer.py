@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from hardfast.augment import Augmentor
 from hardfast.data.image_set import ImageSet
+from hardfast.data.readable_images import readable, unreadable
 from hardfast.distill.alternation import Alternation
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.evaluate import accuracy, predict_logits
@@ -103,9 +104,10 @@ class Trainer:
             raise ValueError("transform is for networks that learn from labels; got a teacher as well")
         if len(train) == 0 or len(validation) == 0:
             raise ValueError(f"train and validation must hold images; got {len(train)} and {len(validation)}")
+        self._told_unreadable = 0
         self.model = model
-        self.train = train
-        self.validation = validation
+        self.train = readable(train, config.max_unreadable)
+        self.validation = readable(validation, config.max_unreadable)
         self.config = config
         self.teacher = teacher
         self.augmentor = augmentor
@@ -118,7 +120,7 @@ class Trainer:
         self.best_accuracy = -math.inf
         self.last_accuracy = math.nan
         self._device = next(model.parameters()).device
-        self.generated = generated
+        self.generated = None if generated is None else readable(generated, config.max_unreadable)
         self.transform = transform
         self.first_step = first_step
         self._seed = seed
@@ -137,7 +139,7 @@ class Trainer:
         self._unused: AugmentorStep | None = None
         self._snapshots: SnapshotRecorder | None = None
         if augmentor is not None:
-            images = self._load(train, torch.arange(min(config.snapshot_images, len(train))))
+            images = self._load(self.train, torch.arange(min(config.snapshot_images, len(train))))
             self._snapshots = SnapshotRecorder(augmentor, images, config.steps, config.snapshots, seed)
         if augmentor is not None and alternation is not None:
             self._augmentor_optimizer = torch.optim.Adam(
@@ -150,8 +152,12 @@ class Trainer:
         self._run_teacher = None if teacher is None else execution.teacher(teacher)
         self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor)
         # Clean images are never changed on the way, so the teacher answers each of them once.
-        self._teacher_clean = predict_logits(teacher, train) if teacher is not None and config.cache_teacher else None
-        self._teacher_generated = None if teacher is None or generated is None else predict_logits(teacher, generated)
+        self._teacher_clean = (
+            predict_logits(teacher, self.train) if teacher is not None and config.cache_teacher else None
+        )
+        self._teacher_generated = None
+        if teacher is not None and self.generated is not None:
+            self._teacher_generated = predict_logits(teacher, self.generated)
         self._clock = (time.perf_counter(), 0)
         self._checkpoints = None
         if directory is not None:
@@ -410,6 +416,14 @@ class Trainer:
             return {}
         return {**self.augmentor.scalars(), "augmentor_steps": self.augmentor_steps}
 
+    def _tell_unreadable(self) -> None:
+        """Writes down which images could not be read, when there are more of them."""
+        found = [text for images in (self.train, self.validation, self.generated) for text in unreadable(images)]
+        if self.directory is not None and len(found) > self._told_unreadable:
+            self.directory.add_unreadable(found)
+            tqdm.write(f"{found[-1]}; {len(found)} such so far, and others stand in for them", file=sys.stderr)
+        self._told_unreadable = len(found)
+
     def _load(self, images: ImageSet, index: Tensor) -> Tensor:
         return self.config.execution.images(images.load(index).to(self._device))
 
@@ -439,6 +453,7 @@ class Trainer:
         if is_best:
             self.best_accuracy, self.best_step = self.last_accuracy, self.step
         self._keep_random_state()
+        self._tell_unreadable()
         if self.directory is None:
             return
         if is_best:
@@ -457,6 +472,7 @@ class Trainer:
             return
         if now or self.step == self.config.steps or self._checkpoints.due(step):
             self._keep_random_state()
+            self._tell_unreadable()
             self._checkpoints.save(step, {"trainer": self.state_dict(), "metrics": self.directory.metrics()})
 
 

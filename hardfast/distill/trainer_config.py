@@ -34,6 +34,8 @@ class TrainerConfig:
         log_every: steps of a phase from one line of metrics to the next, >= 1.
         most_skipped: steps in a row with a loss or gradients that are not finite, >= 1, at which the training stops;
             each of them is skipped.
+        max_unreadable: share of a set's images, in [0, 1), above which files that cannot be read stop the training; for
+            fewer, others of their labels stand in.
         snapshots: number of snapshots of the augmentor, >= 2.
         snapshot_images: number of images in them, >= 1.
     """
@@ -54,6 +56,7 @@ class TrainerConfig:
     validate_every: int = 200
     log_every: int = 20
     most_skipped: int = 10
+    max_unreadable: float = 0.01
     snapshots: int = 9
     snapshot_images: int = 10
 
@@ -69,8 +72,9 @@ class TrainerConfig:
                 raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
         if not 0 <= self.label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1]; got {self.label_smoothing}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be in [0, 1); got {self.ema_decay}")
+        for name in ("ema_decay", "max_unreadable"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}")
         if self.snapshots < 2:
             raise ValueError(f"snapshots must be >= 2 (the first and the last step); got {self.snapshots}")
 

@@ -49,6 +49,7 @@ _METHOD_ORDER = (
     "config",
 )
 _SNAPSHOTS = ("steps", "clean", "augmented")
+_TOLD = 5  # of the images that could not be read
 _SHIFTS = ("dx_px", "dy_px", "accuracy")
 
 
@@ -64,6 +65,7 @@ class MethodRun:
         method: name of the method.
         seed: seed.
         metrics: the lines of metrics.jsonl, in order.
+        unreadable: a sentence for each image that could not be read.
         snapshots: the arrays of snapshots.npz, or None.
         shifts: the arrays of shift_accuracy.npz, or None.
         augmentor: the content of augmentor.json, what its augmentor does ``before`` and ``after`` the training; or
@@ -73,6 +75,7 @@ class MethodRun:
     method: str
     seed: int
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     snapshots: dict[str, np.ndarray] | None = None
     shifts: dict[str, np.ndarray] | None = None
     augmentor: dict[str, Quantities] | None = None
@@ -195,6 +198,10 @@ def _missing(run: Run) -> list[str]:
         where = f"{part.method}/seed-{part.seed}"
         if not part.metrics:
             missing.append(f"{where}/metrics.jsonl is missing or empty: no curves for it.")
+        if part.unreadable:
+            count = f"{len(part.unreadable)} image{'s' * (len(part.unreadable) > 1)}"
+            told = "; ".join(part.unreadable[:_TOLD]) + "; ..." * (len(part.unreadable) > _TOLD)
+            missing.append(f"{where} did without {count} that could not be read, all in its unreadable.json: {told}")
         if part.shifts is None and run.shifts:
             missing.append(f"{where}/shift_accuracy.npz is missing: it was not evaluated on the shifts.")
         if run.generates:
@@ -239,6 +246,7 @@ def _load_method(path: Path) -> MethodRun:
         method=path.parent.name,
         seed=int(path.name.removeprefix("seed-")),
         metrics=_read_metrics(path / "metrics.jsonl"),
+        unreadable=_read_unreadable(path / "unreadable.json"),
         snapshots=_read_arrays(path / "snapshots.npz", _SNAPSHOTS),
         shifts=_read_arrays(path / "shift_accuracy.npz", _SHIFTS),
         augmentor=_read_augmentor(path / "augmentor.json"),
@@ -262,6 +270,13 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
             raise BrokenRunError(f'cannot read {path}: line {number} is not a JSON object with a "step"') from error
         lines.append(record)
     return lines
+
+
+def _read_unreadable(path: Path) -> list[str]:
+    sentences = (_read_json(path) or {}).get("images", [])
+    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise BrokenRunError(f"cannot read {path}: 'images' must be sentences, got {sentences!r}")
+    return sentences
 
 
 def _read_augmentor(path: Path) -> dict[str, Quantities] | None:
