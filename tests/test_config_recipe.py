@@ -6,17 +6,22 @@ import dataclasses
 import json
 import pickle
 import shutil
+import signal
 from collections import defaultdict
 from concurrent.futures import Future
 from typing import NamedTuple
 
 import pytest
 import torch
+from kill_and_resume import differences
 from safetensors.torch import load_file
 
 from hardfast.cli import main
 from hardfast.diffusion.image_store import ImageStore, load_generated
+from hardfast.distill.checkpoint import CheckpointPolicy
 from hardfast.distill.run_dir import RunDir
+from hardfast.distill.trainer import Trainer
+from hardfast.interruption import Interrupted
 from hardfast.recipes import config_experiment, get_recipe
 from hardfast.recipes import recipe as recipe_module
 from hardfast.recipes.config_digits import TEACHERS, ConfigDigits, DigitsTeacherConfig
@@ -230,6 +235,30 @@ def test_seeds_in_processes_come_to_the_same_rows(done, tmp_path, monkeypatch):
     assert [row.method for row in rows[::2]] == ["teacher", "distillation", "config"]
     expected = {(row.method, row.metric): row.seeds for row in done.rows}
     assert all(row.seeds == expected[row.method, row.metric] for row in rows)
+
+
+def test_stopped_and_continued_it_comes_to_the_same_files(done, tmp_path, monkeypatch):
+    """In the teacher's training, in the distillation, at its end, and in a second round after generating."""
+    stops = {50, 95, 80 + 30, 80 + 30 + 24 + 24 + 17}
+    monkeypatch.chdir(done.path.parent)  # for its cache
+    recipe, run_dir = small(), RunDir(tmp_path / "run", CheckpointPolicy("11", 1))
+    taken, take = [], Trainer._student_step
+
+    def watched(self, bar):
+        taken.append(self.step)
+        if len(taken) in stops:
+            signal.raise_signal(signal.SIGTERM)
+        take(self, bar)
+
+    monkeypatch.setattr(Trainer, "_student_step", watched)
+    for stop in sorted(stops):
+        with pytest.raises(Interrupted):
+            recipe.run(run_dir, progress=False)
+        assert len(taken) == stop
+    rows = recipe.run(run_dir, progress=False)
+    assert len(taken) == 80 + 30 + 5 * 24
+    assert [row.seeds for row in rows] == [row.seeds for row in done.rows]
+    assert differences(done.path, run_dir.path) == []
 
 
 def test_affine_maps_of_real_images_take_the_place_of_the_diffusion_model(tmp_path, monkeypatch):
