@@ -11,10 +11,10 @@ __all__ = ["FiniteSteps"]
 class FiniteSteps:
     """Skips the steps of an optimizer that are not finite in loss, gradients or running statistics, and counts them.
 
-    The counts stay on the device, and nothing waits for it before :meth:`skipped` is called: where its ``found_inf`` is
-    1, a fused optimizer leaves parameters and its own state as they are, which is how gradient scaling skips steps too.
-    The forward has by then changed running statistics; they are put back. Numbers whose squares overflow count as
-    infinite: those of gradients would be so in the second moment of Adam.
+    Nothing waits for the device before :meth:`skipped` is called: where its ``found_inf`` is 1, a fused optimizer
+    leaves parameters and its own state as they are, which is how gradient scaling skips steps too. The forward has by
+    then changed running statistics; they are put back. Numbers whose squares overflow count as infinite: those of
+    gradients would be so in the second moment of Adam.
 
     Args:
         optimizer: of ``torch.optim``, made with ``fused=True``.
@@ -28,8 +28,8 @@ class FiniteSteps:
         self._optimizer = optimizer
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._most_in_a_row = most_in_a_row
-        # Skipped in all, in a row up to now, and in the longest row.
-        self._total, self._row, self._longest = torch.zeros(3, device=self._parameters[0].device).unbind()
+        self._unread: list[Tensor] = []  # 1 for a step that was skipped, 0 for another, on the device
+        self._total = self._row = self._longest_row = 0
         # Other buffers are constants, which may well be infinite, as those of masks.
         self._statistics = [
             value
@@ -42,17 +42,15 @@ class FiniteSteps:
     def judge(self, loss: Tensor) -> None:
         """Tells the optimizer whether to skip the step that comes next; to be called between backward and step."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        finite = torch.nn.utils.get_total_norm([*gradients, *self._statistics]).isfinite() & loss.isfinite()
-        skip = (~finite).float()
+        norm = torch.nn.utils.get_total_norm([*gradients, *self._statistics])
+        skip = ((norm + loss) * 0).nan_to_num(nan=1.0)  # 0 times what is not finite is no number
         self._optimizer.found_inf = skip  # type: ignore[attr-defined]
-        self._total += skip
-        self._row.add_(1).mul_(skip)
-        torch.maximum(self._longest, self._row, out=self._longest)
+        self._unread.append(skip)
         for now, before in zip(self._statistics, self._kept, strict=True):
-            before.copy_(torch.where(finite, now, before, out=now))
+            before.copy_(torch.where(skip == 0, now, before, out=now))
 
     def skipped(self, name: str, step: int) -> int:
-        """How many steps were skipped so far; waits for the device.
+        """How many steps were skipped so far; waits for the device. To be called now and then: steps are remembered.
 
         Args:
             name: of what takes the steps, for the message.
@@ -61,21 +59,29 @@ class FiniteSteps:
         Raises:
             FloatingPointError: too many were skipped in a row.
         """
-        total, longest = (int(count) for count in torch.stack((self._total, self._longest)).tolist())
-        if longest >= self._most_in_a_row:
+        self._read()
+        if self._longest_row >= self._most_in_a_row:
             raise FloatingPointError(
-                f"the {name} had a loss or gradients that are not finite in {longest} steps in a row, up to step "
-                f"{step}; those steps were skipped. Lower the learning rate or the weights of the objective"
+                f"the {name} had a loss or gradients that are not finite in {self._longest_row} steps in a row, up to "
+                f"step {step}; those steps were skipped. Lower the learning rate or the weights of the objective"
             )
-        return total
+        return self._total
 
     def state_dict(self) -> dict[str, int]:
         """The counts."""
-        return {"total": int(self._total), "row": int(self._row), "longest": int(self._longest)}
+        self._read()
+        return {"total": self._total, "row": self._row, "longest_row": self._longest_row}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continues from :meth:`state_dict`, with the module's running statistics as they are now."""
-        self._total.fill_(state["total"])
-        self._row.fill_(state["row"])
-        self._longest.fill_(state["longest"])
+        self._total, self._row, self._longest_row = state["total"], state["row"], state["longest_row"]
+        self._unread.clear()
         self._kept = [buffer.clone() for buffer in self._statistics]
+
+    def _read(self) -> None:
+        skipped = torch.stack(self._unread).tolist() if self._unread else []
+        self._unread.clear()
+        for skip in skipped:
+            self._row = self._row + 1 if skip else 0
+            self._longest_row = max(self._longest_row, self._row)
+            self._total += int(skip)
