@@ -113,7 +113,7 @@ def _classes_of(file: Path, config: Any) -> int:
 
     layers = config.classifier or ()
     layer = layers if isinstance(layers, str) else next(iter(layers), "")
-    weight = timm.models.load_state_dict(str(file)).get(f"{layer}.weight")
+    weight = timm.models.load_state_dict(str(file), weights_only=True).get(f"{layer}.weight")
     return config.num_classes if weight is None else len(weight)
 
 
