@@ -66,20 +66,23 @@ inline void commit_row(DType dtype, void* data, std::int64_t offset, const float
 inline void commit_row(DType /*dtype*/, void* /*data*/, std::int64_t /*offset*/, const double* /*row*/,
                        std::int64_t /*n*/) {}
 
-// Four rows become n pixels of four lanes. A null row is one of zeros; the first two exist.
-template <typename T>
-inline void interleave4(const T* a, const T* b, const T* c, const T* d, std::int64_t n, T* pixels) {
-  const Vec4<T> zero{};
-  std::int64_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    Vec4<T> va = load4(a + i), vb = load4(b + i), vc = c ? load4(c + i) : zero, vd = d ? load4(d + i) : zero;
-    transpose4(va, vb, vc, vd);
-    store4(pixels + 4 * i, va);
-    store4(pixels + 4 * i + 4, vb);
-    store4(pixels + 4 * i + 8, vc);
-    store4(pixels + 4 * i + 12, vd);
+// Rows become n pixels of four lanes; lanes beyond the rows are zero.
+template <int kRows, typename T>
+inline void interleave_rows(const T* const (&rows)[4], std::int64_t n, T* pixels) {
+  const T *const a = rows[0], *const b = rows[1], *const c = rows[2], *const d = rows[3];
+  const Vec8<T> zero{};
+  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
+    const std::int64_t i = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
+    Vec8<T> v[4] = {load8(a + i), load8(b + i), kRows > 2 ? load8(c + i) : zero, kRows > 3 ? load8(d + i) : zero};
+    transpose_halves(v[0], v[1], v[2], v[3]);
+    for (int k = 0; k < 4; ++k) {
+      store4(pixels + 4 * (i + k), first_half<T>(v[k]));
+      store4(pixels + 4 * (i + k) + 16, second_half<T>(v[k]));
+    }
   }
-  for (; i < n; ++i) store4(pixels + 4 * i, Vec4<T>{a[i], b[i], c ? c[i] : T(0), d ? d[i] : T(0)});
+  for (std::int64_t i = 0; n < 8 && i < n; ++i) {
+    store4(pixels + 4 * i, Vec4<T>{a[i], b[i], kRows > 2 ? c[i] : T(0), kRows > 3 ? d[i] : T(0)});
+  }
 }
 
 // The reverse. Rows that are not wanted may alias a row of junk.
@@ -103,6 +106,9 @@ inline void deinterleave4(const T* pixels, std::int64_t n, T* a, T* b, T* c, T* 
   }
 }
 
+// Whether pixels have another type in memory than in the arithmetic.
+inline bool converts(DType dtype) { return dtype != DType::kFloat32 && dtype != DType::kFloat64; }
+
 // Up to four channels of one tensor, and how to reach them.
 struct ChannelBlock {
   DType dtype;
@@ -122,8 +128,7 @@ template <typename T>
 inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& block, std::int64_t offset,
                         std::int64_t n, T* rows, T* pixels) {
   offset += block.first * view.channel;
-  const bool converts = block.dtype != DType::kFloat32 && block.dtype != DType::kFloat64;
-  if (is_interleaved(view, block.channels) && (!converts || block.channels <= 4)) {
+  if (is_interleaved(view, block.channels) && (!converts(block.dtype) || block.channels <= 4)) {
     // One widened run of all channels; each pixel is then one load. The last ones would read past the run.
     const std::int64_t run = (n - 1) * block.channels + block.lanes;
     const T* source = row_as(block.dtype, view.data, offset, 1, run, rows);
@@ -146,7 +151,11 @@ inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& b
     lane[k] = k < block.lanes ? row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, rows + k * n)
                               : nullptr;
   }
-  interleave4(lane[0], lane[1], lane[2], lane[3], n, pixels);
+  switch (block.lanes) {
+    case 2: return interleave_rows<2>(lane, n, pixels);
+    case 3: return interleave_rows<3>(lane, n, pixels);
+    default: return interleave_rows<4>(lane, n, pixels);
+  }
 }
 
 // Where n elements of each of a block's channels go; the rows beyond its lanes are junk. `rows` holds 4 * n elements.
@@ -163,6 +172,7 @@ inline void block_rows(const ImageView<void>& view, const ChannelBlock& block, s
 template <typename T>
 inline void commit_rows(const ImageView<void>& view, const ChannelBlock& block, std::int64_t at, std::int64_t n,
                         T* const (&lane)[4]) {
+  if (!converts(block.dtype)) return;
   for (std::int64_t k = 0; k < block.lanes; ++k) {
     commit_row(block.dtype, view.data, at + (block.first + k) * view.channel, lane[k], n);
   }

@@ -36,6 +36,72 @@ HARDFAST_HD T sum4(Vec4<T> value) {
   return (value[0] + value[1]) + (value[2] + value[3]);
 }
 
+// Two pixels that lie side by side in a window.
+template <typename T>
+struct Vec8Of {
+  typedef T type __attribute__((vector_size(8 * sizeof(T))));
+};
+
+template <typename T>
+using Vec8 = typename Vec8Of<T>::type;
+
+template <typename T>
+HARDFAST_HD Vec8<T> load8(const T* source) {
+  Vec8<T> value;
+  __builtin_memcpy(&value, source, sizeof value);
+  return value;
+}
+
+template <typename T>
+HARDFAST_HD void store8(T* target, Vec8<T> value) {
+  __builtin_memcpy(target, &value, sizeof value);
+}
+
+template <typename T>
+HARDFAST_HD Vec8<T> splat8(T value) {
+  return Vec8<T>{value, value, value, value, value, value, value, value};
+}
+
+template <typename T>
+HARDFAST_HD Vec8<T> twice(Vec4<T> value) {
+  return __builtin_shufflevector(value, value, 0, 1, 2, 3, 0, 1, 2, 3);
+}
+
+// Sums of neighbouring lanes, by halves: those of a's first half, b's first half, and the same of the second halves.
+template <typename V>
+HARDFAST_HD V add_pairs(V a, V b) {
+  return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
+         __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+}
+
+template <typename T>
+HARDFAST_HD Vec4<T> first_half(Vec8<T> value) {
+  return __builtin_shufflevector(value, value, 0, 1, 2, 3);
+}
+
+template <typename T>
+HARDFAST_HD Vec4<T> second_half(Vec8<T> value) {
+  return __builtin_shufflevector(value, value, 4, 5, 6, 7);
+}
+
+template <typename T>
+HARDFAST_HD T sum8(Vec8<T> value) {
+  return sum4<T>(first_half<T>(value) + second_half<T>(value));
+}
+
+// transpose4 of the first halves, and of the second ones.
+template <typename V>
+HARDFAST_HD void transpose_halves(V& a, V& b, V& c, V& d) {
+  const V ab_low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13);
+  const V ab_high = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+  const V cd_low = __builtin_shufflevector(c, d, 0, 8, 1, 9, 4, 12, 5, 13);
+  const V cd_high = __builtin_shufflevector(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
+  a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 8, 9, 4, 5, 12, 13);
+  b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 10, 11, 6, 7, 14, 15);
+  c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 8, 9, 4, 5, 12, 13);
+  d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+
 template <typename V>
 HARDFAST_HD void transpose4(V& a, V& b, V& c, V& d) {
   const V ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);

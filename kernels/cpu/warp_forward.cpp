@@ -1,7 +1,7 @@
 // Forward pass of every warp, compiled once for each instruction set (HARDFAST_ISA names it).
+#include "by_sampler.h"
 #include "warp_color.h"
 #include "warp_kernels.h"
-#include "warp_sampler.h"
 
 HARDFAST_BEGIN
 
@@ -47,7 +47,11 @@ void forward_tile(const WarpParams& p, i64 sample, const Tile& tile, Tag<Sampler
       return store_run(p, block, at, n, ws.mean, ws.rows);
     }
     sampler.locate(block, y, 0);
-    if (kMode == Mode::kBicubic || block.lanes == 1 || is_interleaved(p.output, p.channels)) {
+    if (kMode != Mode::kBicubic && block.lanes == 1 && p.output.column == 1) {
+      T* row = row_target(p.dtype, p.output.data, at + block.first * p.output.channel, ws.pixels);
+      sample_taps<kNearest>(n, ws, row);
+      commit_row(p.dtype, p.output.data, at + block.first * p.output.channel, row, n);
+    } else if (kMode == Mode::kBicubic || block.lanes == 1 || is_interleaved(p.output, p.channels)) {
       sampler.sample(block);
       store_run(p, block, at, n, ws.pixels, ws.rows);
     } else {

@@ -1,8 +1,8 @@
 // Gradient of every warp to the image, compiled once for each instruction set. A tile of the *input* is owned by one
 // item, which visits the output pixels that touch it, in their order, of all samples that share the image.
+#include "by_sampler.h"
 #include "warp_color.h"
 #include "warp_kernels.h"
-#include "warp_sampler.h"
 
 HARDFAST_BEGIN
 
@@ -42,7 +42,8 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     Range x = {__builtin_inf(), -__builtin_inf()}, y = x;
     for (i64 row = tile.y; row < tile.y + tile.height; ++row) {
       for (i64 s = 0; s < sampler_.subsamples(); ++s) {
-        sampler_.map().positions(column_of(tile.x, s), row_of(row, s), tile.width, ws_.run_x, ws_.run_y);
+        sampler_.map().positions(sampler_.column_of(tile.x, s), sampler_.row_of(row, s), tile.width, ws_.run_x,
+                                 ws_.run_y);
         widen_range(ws_.run_x, tile.width, x);
         widen_range(ws_.run_y, tile.width, y);
       }
@@ -69,14 +70,6 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   }
 
  private:
-  double column_of(i64 x, i64 s) const {
-    return static_cast<double>(x) + subsample_offset(s % p_.samples_x, p_.samples_x);
-  }
-
-  double row_of(i64 y, i64 s) const {
-    return static_cast<double>(y) + subsample_offset(s / p_.samples_x, p_.samples_y);
-  }
-
   // A position that is NaN may be anywhere at the edges: then all of the image is in reach.
   static void widen_range(const double* positions, i64 n, Range& range) {
     for (i64 k = 0; k < n; ++k) {
@@ -95,7 +88,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     const Span rows = rows_touching();
     for (i64 y = rows.begin; y < rows.end; ++y) {
       for (i64 s = 0; s < sampler_.subsamples(); ++s) {
-        const Span columns = columns_touching(column_of(0, s), row_of(y, s));
+        const Span columns = columns_touching(sampler_.column_of(0, s), sampler_.row_of(y, s));
         for (i64 x = columns.begin; x < columns.end; x += kChunk) {
           const i64 left = columns.end - x;
           add_run(block, x, y, left < kChunk ? left : kChunk, s);
@@ -105,7 +98,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   }
 
   void add_run(const ChannelBlock& block, i64 x, i64 y, i64 n, i64 s) {
-    const double column = column_of(x, s), row = row_of(y, s);
+    const double column = sampler_.column_of(x, s), row = sampler_.row_of(y, s);
     load_run_grads(block, x, y, n);
     if constexpr (kBicubic) {
       sampler_.locate_in_image(column, row, n);
@@ -114,11 +107,11 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
       scatter_bicubic(n, sampler_.source(), tile_, ws_);
     } else {
       if (p_.map == Map::kAffine) {
-        locate_cells<Pad, kNearest>(sampler_.line(column, row, window_), n, frame_, ws_);
+        sampler_.locate_line(sampler_.line(column, row, window_), n, 0, frame_);
       } else {
         list_positions(column, row, n);
         const double x = -static_cast<double>(window_.x), y = -static_cast<double>(window_.y);
-        locate_cells<Pad, kNearest>(ListedPositions{ws_.run_x, ws_.run_y, x, y}, n, frame_, ws_);
+        locate_cells<Pad, kNearest>(ListedPositions{ws_.run_x, ws_.run_y, x, y}, n, 0, frame_, ws_);
       }
       pad_cells(n, ws_);
       if (block.lanes == 1) {

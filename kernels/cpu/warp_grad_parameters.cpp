@@ -1,7 +1,7 @@
 // Gradients of every warp to its map, fill and colour, compiled once for each instruction set.
+#include "by_sampler.h"
 #include "warp_color.h"
 #include "warp_kernels.h"
-#include "warp_sampler.h"
 
 HARDFAST_BEGIN
 
@@ -30,19 +30,18 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
         ws_(sampler_.workspace()) {}
 
   void add_tile(const Tile& tile) {
-    const bool fused = kMode == Mode::kBilinear && sampler_.fused();
     sampler_.visit(tile, [&](const ChannelBlock& block, i64 x, i64 y, i64 n) {
       if (sums_.color) sample_mean(block, y, n);
       load_grad(p_, sample_, block, x, y, n, ws_);
-      if (fused) return add_affine_run(block, x, y, n);
       if (sums_.color) sum_grad_color(p_, n, ws_.mean, ws_.grads, sums_.color);
       if (p_.color.data) grad_color_input(p_, sample_, n, ws_.grads);
       scale_grads(block, n);
       for (i64 s = 0; s < sampler_.subsamples(); ++s) add_run(block, x, y, n, s);
     });
+    if (p_.map == Map::kFlow) map().flow().flush(sums_.control, sums_.map);
   }
 
-  const CoordinateMap<T>& map() const { return sampler_.map(); }
+  CoordinateMap<T>& map() { return sampler_.map(); }
 
  private:
   void sample_mean(const ChannelBlock& block, i64 y, i64 n) {
@@ -67,9 +66,11 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
     if (kMode == Mode::kNearest || !(sums_.map || sums_.dense)) return;
     sampler_.grad_position(block);
     if (sums_.dense) return map().store_dense(sample_, x, y, n, block.first == 0);
-    map().accumulate(static_cast<double>(x) + subsample_offset(s % p_.samples_x, p_.samples_x),
-                     static_cast<double>(y) + subsample_offset(s / p_.samples_x, p_.samples_y), n, sums_.control,
-                     sums_.map);
+    const i64 width = sampler_.width();
+    for (i64 row = 0; row < sampler_.rows(); ++row) {
+      map().accumulate(sampler_.column_of(x, s), sampler_.row_of(y + row, s), width, row * width, sums_.control,
+                       sums_.map);
+    }
   }
 
   void add_fill(const ChannelBlock& block, i64 y, i64 n, i64 s) {
@@ -83,21 +84,6 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
     Vec4<T> sum{};
     for (i64 k = 0; k < n; ++k) sum += splat4(ws_.uncovered[k]) * load4(ws_.grads + 4 * k);
     for (i64 k = 0; k < block.lanes; ++k) sums_.fill[block.first + k] += static_cast<double>(sum[k]);
-  }
-
-  // The sums stay in registers: nothing but them is wanted.
-  void add_affine_run(const ChannelBlock& block, i64 x, i64 y, i64 n) {
-    sampler_.locate(block, y, 0);
-    const RowSums<T> row = block.lanes == 1 ? sum_grad_position_taps<Pad>(n, ws_)
-                                            : sum_grad_position_channels<Pad>(n, sampler_.pitch(), ws_);
-    const double u = static_cast<double>(x) - map().center_u(), v = static_cast<double>(y) - map().center_v();
-    double* sums = sums_.map;
-    sums[0] += row.x;
-    sums[1] += row.x_times_k + u * row.x;
-    sums[2] += v * row.x;
-    sums[3] += row.y;
-    sums[4] += row.y_times_k + u * row.y;
-    sums[5] += v * row.y;
   }
 
   const WarpParams& p_;
@@ -188,7 +174,7 @@ void grad_flow_range(const WarpParams& p, const WarpScratch&, i64 begin, i64 end
       clear(sums, 2 * (control.end - control.begin) * p.flow_width);
       for (i64 sample = map * samples; sample < (map + 1) * samples; ++sample) {
         Gradients gradients(p, sample, {sums, nullptr, nullptr, control, false});
-        const ControlRows rows = gradients.map().output_rows(control);
+        const ControlRows rows = gradients.map().flow().output_rows(control);
         if (rows.begin >= rows.end) continue;
         const Tiling tiling = split_evenly(rows.end - rows.begin, p.out_width, 128, 128);
         for (i64 tile = 0; tile < tiling.count(); ++tile) {

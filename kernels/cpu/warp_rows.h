@@ -31,7 +31,8 @@ struct Frame {
   Extent<double> x, y;  // of the image, counted from the window
   double first;         // smallest position whose taps lie in the window, and the largest ones
   double last_x, last_y;
-  std::int32_t pitch;  // pixels from one row of the window to the next
+  std::int32_t pitch;  // from one row of the window to the next, and from one pixel: in elements of it, or for bicubic
+  std::int32_t unit;   // sampling, whose layouts differ in their pixels, in these
 };
 
 // One axis of a position: the cell's first tap, and the place within the cell.
@@ -50,13 +51,15 @@ HARDFAST_HD Cell<T> split_cell(double position, double first, double last) {
   return {whole, static_cast<T>(clamped - static_cast<double>(whole))};
 }
 
-// Fills ws.x, ws.y, ws.slope_* and ws.column with n cells; column is the pixel's index in the window.
+// Fills n of ws.x, ws.y, ws.slope_* and ws.column, the first at `at`; column is the cell's place in the window, in the
+// frame's units.
 template <typename Pad, bool kNearest, typename T, typename Positions>
-inline void locate_cells(const Positions positions, std::int64_t n, const Frame frame, Workspace<T>& ws) {
+inline void locate_cells(const Positions positions, std::int64_t n, std::int64_t at, const Frame frame,
+                         Workspace<T>& ws) {
   // Copies and restricted pointers: nothing that the loop reads can change under it, so it vectorises.
-  T* __restrict x_within = ws.x, * __restrict y_within = ws.y;
-  T* __restrict x_slope = ws.slope_x, * __restrict y_slope = ws.slope_y;
-  std::int32_t* __restrict columns = ws.column;
+  T* __restrict x_within = ws.x + at, * __restrict y_within = ws.y + at;
+  T* __restrict x_slope = ws.slope_x + at, * __restrict y_slope = ws.slope_y + at;
+  std::int32_t* __restrict columns = ws.column + at;
   const std::int32_t count = static_cast<std::int32_t>(n);
 #pragma omp simd
   for (std::int32_t k = 0; k < count; ++k) {
@@ -66,7 +69,7 @@ inline void locate_cells(const Positions positions, std::int64_t n, const Frame 
     const Cell<T> row = split_cell<T, kNearest>(y.position, frame.first, frame.last_y);
     x_within[k] = column.within;
     y_within[k] = row.within;
-    columns[k] = row.first * frame.pitch + column.first;
+    columns[k] = row.first * frame.pitch + column.first * frame.unit;
     if (Pad::kBends) {
       x_slope[k] = static_cast<T>(x.slope);
       y_slope[k] = static_cast<T>(y.slope);
@@ -109,139 +112,113 @@ HARDFAST_HD Taps<Vec4<T>> channel_taps(const T* cell, std::int64_t pitch) {
 // Four cells in tap layout, turned into one vector of pixels a tap.
 template <typename T>
 HARDFAST_HD Taps<Vec4<T>> pixel_taps(const T* window, const std::int32_t* index) {
-  Vec4<T> a = load4(window + 4 * std::int64_t{index[0]}), b = load4(window + 4 * std::int64_t{index[1]});
-  Vec4<T> c = load4(window + 4 * std::int64_t{index[2]}), d = load4(window + 4 * std::int64_t{index[3]});
+  Vec4<T> a = load4(window + std::int64_t{index[0]}), b = load4(window + std::int64_t{index[1]});
+  Vec4<T> c = load4(window + std::int64_t{index[2]}), d = load4(window + std::int64_t{index[3]});
   transpose4(a, b, c, d);
   return {a, b, c, d};
+}
+
+// 1 - y of a run, read back one by one: what is loaded into all lanes at once takes no shuffle.
+template <typename T>
+inline void find_tops(std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; k += 4) store4(ws.top + k, splat4(T(1)) - load4(ws.y + k));
+}
+
+// What pixel k is the sum of: its left and its right taps, weighted, of four channels each.
+template <typename T>
+HARDFAST_HD Vec8<T> weighted_taps(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+  const T* cell = ws.window + std::int64_t{ws.column[k]};
+  const Vec8<T> sign = {-1, -1, -1, -1, 1, 1, 1, 1}, one = {1, 1, 1, 1, 0, 0, 0, 0};
+  const Vec8<T> down = load8(cell) * splat8(ws.top[k]) + load8(cell + 4 * pitch) * splat8(ws.y[k]);
+  return down * (splat8(ws.x[k]) * sign + one);
+}
+
+template <bool kNearest, typename T>
+HARDFAST_HD Vec4<T> sample_pixel(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+  if (kNearest) return load4(ws.window + std::int64_t{ws.column[k]});
+  const Vec8<T> taps = weighted_taps(ws, k, pitch);
+  return first_half<T>(taps) + second_half<T>(taps);
+}
+
+// Pixels k and k + 4.
+template <bool kNearest, typename T>
+HARDFAST_HD Vec8<T> sample_two(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+  if (kNearest) {
+    const Vec4<T> a = sample_pixel<true>(ws, k, pitch), b = sample_pixel<true>(ws, k + 4, pitch);
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+  }
+  const Vec8<T> a = weighted_taps(ws, k, pitch), b = weighted_taps(ws, k + 4, pitch);
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
 }
 
 // Forward: ws.pixels gets n pixels of four channels.
 template <bool kNearest, typename T>
 inline void sample_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; ++k) {
-    const T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
-    const Vec4<T> value =
-        kNearest ? load4(cell) : bilinear(channel_taps(cell, pitch), splat4(ws.x[k]), splat4(ws.y[k]));
-    store4(ws.pixels + 4 * k, value);
-  }
+  find_tops(n, ws);
+  for (std::int64_t k = 0; k < n; ++k) store4(ws.pixels + 4 * k, sample_pixel<kNearest>(ws, k, pitch));
 }
 
 // Forward into four rows of one channel each; rows that are not wanted may alias a row of junk.
 template <bool kNearest, typename T>
-inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
-  const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
-    const T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
-    return kNearest ? load4(cell) : bilinear(channel_taps(cell, pitch), splat4(ws.x[k]), splat4(ws.y[k]));
-  };
-  std::int64_t k = 0;
-  for (; k + 4 <= n; k += 4) {
-    Vec4<T> a = sample(k), b = sample(k + 1), c = sample(k + 2), d = sample(k + 3);
-    transpose4(a, b, c, d);
-    store4(rows[0] + k, a);
-    store4(rows[1] + k, b);
-    store4(rows[2] + k, c);
-    store4(rows[3] + k, d);
+inline void sample_planes(std::int64_t n, std::int64_t pitch, Workspace<T>& ws, T* const (&rows)[4]) {
+  find_tops(n, ws);
+  T *const red = rows[0], *const green = rows[1], *const blue = rows[2], *const alpha = rows[3];
+  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
+    const std::int64_t k = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
+    Vec8<T> a = sample_two<kNearest>(ws, k, pitch), b = sample_two<kNearest>(ws, k + 1, pitch);
+    Vec8<T> c = sample_two<kNearest>(ws, k + 2, pitch), d = sample_two<kNearest>(ws, k + 3, pitch);
+    transpose_halves(a, b, c, d);
+    store8(red + k, a);
+    store8(green + k, b);
+    store8(blue + k, c);
+    store8(alpha + k, d);
   }
-  for (; k < n; ++k) {
-    const Vec4<T> value = sample(k);
+  for (std::int64_t k = 0; n < 8 && k < n; ++k) {
+    const Vec4<T> value = sample_pixel<kNearest>(ws, k, pitch);
     for (int lane = 0; lane < 4; ++lane) rows[lane][k] = value[lane];
   }
 }
 
 // Forward, tap layout: n values of one channel.
 template <bool kNearest, typename T>
-inline void sample_taps(std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; k += 4) {
+inline void sample_taps(std::int64_t n, const Workspace<T>& ws, T* target) {
+  const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
     const Taps<Vec4<T>> taps = pixel_taps(ws.window, ws.column + k);
-    store4(ws.pixels + k, kNearest ? taps.v00 : bilinear(taps, load4(ws.x + k), load4(ws.y + k)));
-  }
-}
-
-// Sums over a run of the gradient to the position: plain, and times k.
-template <typename T>
-struct RowSums {
-  T x, x_times_k, y, y_times_k;
-};
-
-template <typename T>
-struct RowSumsVec {
-  Vec4<T> x{}, x_times_k{}, y{}, y_times_k{};
-
-  HARDFAST_HD void add(const PositionGradient<Vec4<T>>& gradient, Vec4<T> k) {
-    x += gradient.x;
-    x_times_k += gradient.x * k;
-    y += gradient.y;
-    y_times_k += gradient.y * k;
-  }
-
-  HARDFAST_HD void add(const RowSumsVec& other) {
-    x += other.x;
-    x_times_k += other.x_times_k;
-    y += other.y;
-    y_times_k += other.y_times_k;
-  }
-
-  RowSums<T> total() const { return {sum4<T>(x), sum4<T>(x_times_k), sum4<T>(y), sum4<T>(y_times_k)}; }
-};
-
-// Gradient to the position; ws.grads holds the gradient of the output, [n] pixels of four channels.
-template <typename Pad, typename T>
-inline RowSums<T> sum_grad_position_channels(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws) {
-  const auto gradient = [&](std::int64_t k) __attribute__((always_inline)) {
-    const Taps<Vec4<T>> taps = channel_taps(ws.window + 4 * std::int64_t{ws.column[k]}, pitch);
-    PositionGradient<Vec4<T>> result =
-        grad_bilinear_position(taps, splat4(ws.x[k]), splat4(ws.y[k]), load4(ws.grads + 4 * k));
-    if (Pad::kBends) {
-      result.x *= splat4(ws.slope_x[k]);
-      result.y *= splat4(ws.slope_y[k]);
-    }
-    return result;
+    return kNearest ? taps.v00 : bilinear(taps, load4(ws.x + k), load4(ws.y + k));
   };
-  RowSumsVec<T> even, odd;  // two chains of additions, to hide their latency
-  std::int64_t k = 0;
-  for (; k + 2 <= n; k += 2) {
-    even.add(gradient(k), splat4(static_cast<T>(k)));
-    odd.add(gradient(k + 1), splat4(static_cast<T>(k + 1)));
+  if (n < 4) {
+    const Vec4<T> values = sample(0);
+    for (std::int64_t k = 0; k < n; ++k) target[k] = values[k];
+    return;
   }
-  if (k < n) even.add(gradient(k), splat4(static_cast<T>(k)));
-  even.add(odd);
-  return even.total();
+  for (std::int64_t k = 0; k + 4 <= n; k += 4) store4(target + k, sample(k));
+  if (n % 4 != 0) store4(target + n - 4, sample(n - 4));  // the last four overlap those before
 }
 
-// The same in tap layout; ws.grads holds [n] values, and zeros up to a whole vector.
-template <typename Pad, typename T>
-inline RowSums<T> sum_grad_position_taps(std::int64_t n, const Workspace<T>& ws) {
-  RowSumsVec<T> sums;
-  const Vec4<T> lane = {0, 1, 2, 3};
-  for (std::int64_t k = 0; k < n; k += 4) {
-    const Taps<Vec4<T>> taps = pixel_taps(ws.window, ws.column + k);
-    PositionGradient<Vec4<T>> gradient =
-        grad_bilinear_position(taps, load4(ws.x + k), load4(ws.y + k), load4(ws.grads + k));
-    if (Pad::kBends) {
-      gradient.x *= load4(ws.slope_x + k);
-      gradient.y *= load4(ws.slope_y + k);
-    }
-    sums.add(gradient, splat4(static_cast<T>(k)) + lane);
+// The output's gradient times the taps of four cells, summed over the channels: one number a tap and cell.
+template <typename T>
+HARDFAST_HD Taps<Vec4<T>> grad_times_taps(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+  Vec8<T> pixel[4];
+  for (int i = 0; i < 4; ++i) {
+    const T* cell = ws.window + std::int64_t{ws.column[k + i]};
+    const Vec8<T> grad = twice<T>(load4(ws.grads + 4 * (k + i)));
+    pixel[i] = add_pairs(load8(cell) * grad, load8(cell + 4 * pitch) * grad);
   }
-  return sums.total();
+  const Vec8<T> first = add_pairs(pixel[0], pixel[1]), second = add_pairs(pixel[2], pixel[3]);
+  const Vec8<T> upper = __builtin_shufflevector(first, second, 0, 2, 8, 10, 4, 6, 12, 14);
+  const Vec8<T> lower = __builtin_shufflevector(first, second, 1, 3, 9, 11, 5, 7, 13, 15);
+  return {first_half<T>(upper), second_half<T>(upper), first_half<T>(lower), second_half<T>(lower)};
 }
 
 // Gradient to each position, summed over the channels, before the slope of the padding rule: ws.grad_x, ws.grad_y.
 template <typename T>
 inline void grad_position_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; k += 4) {
-    Vec4<T> x[4], y[4];
-    for (int i = 0; i < 4; ++i) {
-      const Taps<Vec4<T>> taps = channel_taps(ws.window + 4 * std::int64_t{ws.column[k + i]}, pitch);
-      const PositionGradient<Vec4<T>> gradient =
-          grad_bilinear_position(taps, splat4(ws.x[k + i]), splat4(ws.y[k + i]), load4(ws.grads + 4 * (k + i)));
-      x[i] = gradient.x;
-      y[i] = gradient.y;
-    }
-    transpose4(x[0], x[1], x[2], x[3]);
-    transpose4(y[0], y[1], y[2], y[3]);
-    store4(ws.grad_x + k, (x[0] + x[1]) + (x[2] + x[3]));
-    store4(ws.grad_y + k, (y[0] + y[1]) + (y[2] + y[3]));
+    const PositionGradient<Vec4<T>> gradient =
+        grad_bilinear_position(grad_times_taps(ws, k, pitch), load4(ws.x + k), load4(ws.y + k), splat4(T(1)));
+    store4(ws.grad_x + k, gradient.x);
+    store4(ws.grad_y + k, gradient.y);
   }
 }
 
@@ -264,7 +241,7 @@ HARDFAST_HD void accumulate4(T* target, Vec4<T> value) {
 template <bool kNearest, typename T>
 inline void scatter_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; ++k) {
-    T* cell = ws.window + 4 * std::int64_t{ws.column[k]};
+    T* cell = ws.window + std::int64_t{ws.column[k]};
     const Vec4<T> grad = load4(ws.grads + 4 * k);
     if (kNearest) {
       accumulate4(cell, grad);
@@ -285,10 +262,10 @@ inline void scatter_taps(std::int64_t n, Workspace<T>& ws) {
     Taps<Vec4<T>> taps{grad, Vec4<T>{}, Vec4<T>{}, Vec4<T>{}};
     if (!kNearest) taps = grad_bilinear_taps(load4(ws.x + k), load4(ws.y + k), grad);
     transpose4(taps.v00, taps.v01, taps.v10, taps.v11);
-    accumulate4(ws.window + 4 * std::int64_t{ws.column[k]}, taps.v00);
-    accumulate4(ws.window + 4 * std::int64_t{ws.column[k + 1]}, taps.v01);
-    accumulate4(ws.window + 4 * std::int64_t{ws.column[k + 2]}, taps.v10);
-    accumulate4(ws.window + 4 * std::int64_t{ws.column[k + 3]}, taps.v11);
+    accumulate4(ws.window + std::int64_t{ws.column[k]}, taps.v00);
+    accumulate4(ws.window + std::int64_t{ws.column[k + 1]}, taps.v01);
+    accumulate4(ws.window + std::int64_t{ws.column[k + 2]}, taps.v10);
+    accumulate4(ws.window + std::int64_t{ws.column[k + 3]}, taps.v11);
   }
 }
 

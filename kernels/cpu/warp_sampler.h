@@ -3,21 +3,11 @@
 #pragma once
 
 #include "bicubic_rows.h"
+#include "line_cells.h"
 #include "warp_maps.h"
 #include "warp_rows.h"
 
 HARDFAST_BEGIN
-
-// A rectangle of output pixels.
-struct Tile {
-  std::int64_t x, y, width, height;
-
-  std::int64_t area() const { return width * height; }
-};
-
-struct Range {
-  double low, high;
-};
 
 inline Tile tile_at(const Tiling& tiling, std::int64_t index, std::int64_t height, std::int64_t width) {
   const std::int64_t y = index / tiling.columns * tiling.tile_height, x = index % tiling.columns * tiling.tile_width;
@@ -33,22 +23,6 @@ inline void for_each_block(const WarpParams& p, const Function& function) {
     const std::int64_t left = p.channels - first;
     function(ChannelBlock{p.dtype, first, left < 4 ? left : 4, p.channels});
   }
-}
-
-// Where the sub-samples of a pixel lie, from its centre.
-inline double subsample_offset(std::int64_t index, std::int64_t count) {
-  return (static_cast<double>(index) + 0.5) / static_cast<double>(count) - 0.5;
-}
-
-// The turn after which a reflected axis repeats; 0 where everything is one pixel.
-inline double reflection_turn(std::int64_t length, bool align_corners) {
-  return 2.0 * static_cast<double>(align_corners ? length - 1 : length);
-}
-
-// A position less whole turns; 0 for one so large that what is left of it was rounded away, and for NaN.
-inline double fold_turns(double position, double turn) {
-  const double rest = position - turn * __builtin_rint(position / turn);
-  return rest >= -turn && rest <= turn ? rest : 0.0;
 }
 
 // The gradient of one run of output pixels in ws.grads; zeros up to a whole vector.
@@ -71,15 +45,18 @@ template <typename T, typename Pad, Mode kMode>
 class Sampler {
  public:
   static constexpr bool kNearest = kMode == Mode::kNearest, kBicubic = kMode == Mode::kBicubic;
+  static constexpr bool kFixed = sizeof(T) == sizeof(float) && !kNearest;
   using i64 = std::int64_t;
 
-  // Affine positions are computed in the loop that uses them, unless they are needed besides.
+  // Positions are computed where they are used, if what the tile reaches is known without them, and kept otherwise.
   Sampler(const WarpParams& p, i64 sample, bool keep_positions)
       : ws_(Workspace<T>::of_this_thread()),
         p_(p),
         sample_(sample),
         map_(p, sample, ws_),
-        fused_(p.map == Map::kAffine && !keep_positions),
+        keep_positions_(keep_positions),
+        steps_x_(FixedSteps::of(map_.x().column)),
+        steps_y_(FixedSteps::of(map_.y().column)),
         subsamples_(p.samples_y * p.samples_x) {
     const bool padded_taps = kBicubic;
     source_ = {padded_taps ? p.padding : Padding::kConstant,
@@ -98,17 +75,16 @@ class Sampler {
   void visit(const Tile& tile, const Row& row) {
     Range x, y;
     tile_ = tile;
-    if (fused_) {
-      x = corner_range(map_.x());
-      y = corner_range(map_.y());
-    } else if (subsamples_ > kTilePositions / tile.area()) {
-      return tile.area() > 1 ? visit_halves(tile, row) : visit_cells(row);
-    } else {
+    computed_ = !keep_positions_ && bounds(x, y);
+    if (!computed_) {
+      if (subsamples_ > kTilePositions / tile.area()) {
+        return tile.area() > 1 ? visit_halves(tile, row) : visit_cells(row);
+      }
       keep_positions(x, y);
     }
     const double pixels = static_cast<double>(tile.area()) * static_cast<double>(subsamples_);
-    const bool bounded =
-        window_axis(x, p_.width, window_.x, window_.width) && window_axis(y, p_.height, window_.y, window_.height);
+    const bool bounded = window_axis<kMode>(p_, x, p_.width, window_.x, window_.width) &&
+                         window_axis<kMode>(p_, y, p_.height, window_.y, window_.height);
     // Eight pixels packed for each one computed cost about as much as four scattered loads a channel.
     const double area = static_cast<double>(window_.width) * static_cast<double>(window_.height);
     if (!bounded || area > 8 * pixels + 1024) return visit_cells(row);
@@ -120,10 +96,11 @@ class Sampler {
 
   // Cells and taps of one sub-sample of a run that visit() has announced.
   void locate(const ChannelBlock& block, i64 y, i64 subsample) {
-    const double column = static_cast<double>(tile_.x) + subsample_offset(subsample % p_.samples_x, p_.samples_x);
-    const double row = static_cast<double>(y) + subsample_offset(subsample / p_.samples_x, p_.samples_y);
+    const double column = column_of(tile_.x, subsample), row = row_of(y, subsample);
     const i64 n = tile_.width;
-    if (in_cells_) {
+    if (computed_ && !in_cells_) {
+      for (i64 r = 0; r < rows_; ++r) locate_computed(column, row + static_cast<double>(r), n, r * n);
+    } else if (in_cells_) {
       locate_in_image(column, row, n);
       if (kBicubic) {
         pack_padded_cells(source_, block, n, ws_);
@@ -131,12 +108,10 @@ class Sampler {
         pack_cells(source_, block, n, ws_);
       }
       pitch_ = kBicubic ? 4 : 2;
-    } else if (fused_) {
-      locate_cells<Pad, kNearest>(line(column, row), n, frame_, ws_);
     } else {
-      locate_cells<Pad, kNearest>(listed(y, subsample), n, frame_, ws_);
+      locate_cells<Pad, kNearest>(listed(y, subsample), n, 0, frame_, ws_);
     }
-    pad_cells(n, ws_);
+    pad_cells(run(), ws_);
   }
 
   // The weight of the taps that lie outside the image, for the run located last: ws.uncovered.
@@ -150,13 +125,14 @@ class Sampler {
       }
     }
     for (i64 k = 0; k < n; ++k) {
-      ws_.uncovered[k] = static_cast<T>(1.0 - covered(ws_.run_x[k], p_.width) * covered(ws_.run_y[k], p_.height));
+      ws_.uncovered[k] =
+          static_cast<T>(1.0 - covered<kMode>(ws_.run_x[k], p_.width) * covered<kMode>(ws_.run_y[k], p_.height));
     }
   }
 
   // ws.pixels gets the samples of the run located last: n of one channel, or n pixels of four.
   void sample(const ChannelBlock& block) {
-    const i64 n = tile_.width;
+    const i64 n = run();
     if constexpr (kBicubic) {
       bicubic_weights<false>(n, ws_);
       if (block.lanes == 1) {
@@ -165,7 +141,7 @@ class Sampler {
         sample_bicubic_channels(n, pitch_, ws_);
       }
     } else if (block.lanes == 1) {
-      sample_taps<kNearest>(n, ws_);
+      sample_taps<kNearest>(n, ws_, ws_.pixels);
     } else {
       sample_channels<kNearest>(n, pitch_, ws_);
     }
@@ -173,7 +149,7 @@ class Sampler {
 
   // From ws.grads to ws.grad_x and ws.grad_y, for the run located last.
   void grad_position(const ChannelBlock& block) {
-    const i64 n = tile_.width;
+    const i64 n = run();
     if constexpr (kBicubic) {
       bicubic_weights<true>(n, ws_);
       if (block.lanes == 1) {
@@ -196,14 +172,35 @@ class Sampler {
 
   Workspace<T>& workspace() { return ws_; }
   const CoordinateMap<T>& map() const { return map_; }
+  CoordinateMap<T>& map() { return map_; }
   const Source<T>& source() const { return source_; }
-  bool fused() const { return fused_; }
   i64 subsamples() const { return subsamples_; }
+  i64 rows() const { return rows_; }               // of the run
+  i64 width() const { return tile_.width; }        // of each of them
+  i64 run() const { return rows_ * tile_.width; }  // pixels in all
   i64 pitch() const { return pitch_; }
 
-  // Positions on a line, in pixels of the window.
-  LinePositions line(double column, double row) const { return line(column, row, window_); }
+  // Where a sub-sample of an output pixel lies.
+  double column_of(i64 x, i64 subsample) const {
+    return static_cast<double>(x) + (subsamples_ == 1 ? 0.0 : subsample_offset(subsample % p_.samples_x, p_.samples_x));
+  }
 
+  double row_of(i64 y, i64 subsample) const {
+    return static_cast<double>(y) + (subsamples_ == 1 ? 0.0 : subsample_offset(subsample / p_.samples_x, p_.samples_y));
+  }
+
+  // Cells of a row of an affine map.
+  void locate_line(const LinePositions& line, i64 n, i64 at, const Frame& frame) {
+    if constexpr (kFixed) {
+      const double end_x = line.x(static_cast<std::int32_t>(n - 1)), end_y = line.y(static_cast<std::int32_t>(n - 1));
+      if (ends_straight<Pad>(line.start_x, end_x, frame.x) && ends_straight<Pad>(line.start_y, end_y, frame.y)) {
+        return locate_straight(line, end_x, end_y, n, at, frame);
+      }
+    }
+    locate_cells<Pad, kNearest>(line, n, at, frame, ws_);
+  }
+
+  // Positions on a line, in pixels of the window.
   LinePositions line(double column, double row, const Window& window) const {
     const double u = column - map_.center_u(), v = row - map_.center_v();
     const double x = near(CoordinateMap<T>::position(map_.x(), u, v), p_.width);
@@ -223,12 +220,14 @@ class Sampler {
       return Extent<double>{static_cast<double>(origin), static_cast<double>(length), p_.align_corners, p_.padding};
     };
     const i64 after = kBicubic ? 3 : 2;
+    const std::int32_t unit = kBicubic ? 1 : 4;
     return {extent(window.x, p_.width),
             extent(window.y, p_.height),
             kBicubic ? 1.0 : 0.0,
             static_cast<double>(window.width - after),
             static_cast<double>(window.height - after),
-            static_cast<std::int32_t>(window.width)};
+            unit * static_cast<std::int32_t>(window.width),
+            unit};
   }
 
   // Positions of a run anywhere, in double: cells in pixels of the image.
@@ -265,26 +264,56 @@ class Sampler {
     }
   }
 
-  // The weight, along one axis, of the taps inside the image.
-  static double covered(double position, i64 length) {
-    const double last = static_cast<double>(length - 1);
-    if (kNearest) {
-      const double pixel = __builtin_rint(position);
-      return pixel >= 0 && pixel <= last ? 1.0 : 0.0;
+  void locate_straight(const LinePositions& line, double end_x, double end_y, i64 n, i64 at, const Frame& frame) {
+    const bool within = lies_between(line.start_x, end_x, frame.first, frame.last_x) &&
+                        lies_between(line.start_y, end_y, frame.first, frame.last_y);
+    return within ? locate_fixed<Pad, false>(line, steps_x_, steps_y_, n, at, frame, ws_)
+                  : locate_fixed<Pad, true>(line, steps_x_, steps_y_, n, at, frame, ws_);
+  }
+
+  // Cells of the n pixels of one output row, the first at `at`.
+  void locate_computed(double column, double row, i64 n, i64 at) {
+    if constexpr (kFixed) {
+      if (p_.map == Map::kAffine && straight_) {
+        const LinePositions positions = line(column, row, window_);
+        const std::int32_t last = static_cast<std::int32_t>(n - 1);
+        return locate_straight(positions, positions.x(last), positions.y(last), n, at, frame_);
+      }
+      if (p_.map == Map::kFlow) {
+        map_.flow().evaluate(column, row, n);
+        locate_displaced(line(column, row, window_), steps_x_, steps_y_, map_.half_x(), map_.half_y(), n, at, frame_,
+                         ws_);
+        if (Pad::kBends) fill_slopes(n, at);
+        return;
+      }
     }
-    if (!kBicubic) {
-      const double begin = position + 1.0, end = last + 1.0 - position;
-      return clamp_to(begin < end ? begin : end, 0.0, 1.0);
+    if (p_.map == Map::kAffine) return locate_line(line(column, row, window_), n, at, frame_);
+    map_.positions(column, row, n, ws_.run_x, ws_.run_y);
+    const ListedPositions positions = {ws_.run_x, ws_.run_y, -static_cast<double>(window_.x),
+                                       -static_cast<double>(window_.y)};
+    locate_cells<Pad, kNearest>(positions, n, at, frame_, ws_);
+  }
+
+  void fill_slopes(i64 n, i64 at) {
+    for (i64 k = at; k < at + n; ++k) ws_.slope_x[k] = ws_.slope_y[k] = T(1);
+  }
+
+  // What the tile reaches of the input, if that is known before its positions are. They can be computed run by run
+  // then, unless the padding rule bends some, or there are sub-samples.
+  bool bounds(Range& x, Range& y) {
+    if (p_.map == Map::kAffine) {
+      x = corner_range(map_.x());
+      y = corner_range(map_.y());
+      straight_ = runs_straight(x, y);
+      return true;
     }
-    if (!(position > -3.0 && position < last + 3.0)) return 0.0;
-    const double whole = __builtin_floor(position);
-    const CubicWeights<double> weights = keys_weights(position - whole);
-    double sum = 0;
-    for (int i = 0; i < 4; ++i) {
-      const double tap = whole - 1.0 + i;
-      if (tap >= 0 && tap <= last) sum += weights.at[i];
-    }
-    return sum;
+    return !kBicubic && subsamples_ == 1 && map_.bounds(tile_, x, y) && runs_straight(x, y);
+  }
+
+  // Whether the padding rule bends no position of the tile.
+  bool runs_straight(const Range& x, const Range& y) const {
+    if (Pad::kBends && !(lies_inside(x, p_.width) && lies_inside(y, p_.height))) return false;
+    return x.within(0.5 * kFixedLimit) && y.within(0.5 * kFixedLimit);
   }
 
   // Input positions that the tile reaches along one axis under an affine map.
@@ -312,9 +341,7 @@ class Sampler {
     double turns_x = 0, turns_y = 0;
     for (i64 row = 0; row < tile_.height; ++row) {
       for (i64 s = 0; s < subsamples_; ++s, to_x += n, to_y += n) {
-        map_.positions(static_cast<double>(tile_.x) + subsample_offset(s % p_.samples_x, p_.samples_x),
-                       static_cast<double>(tile_.y + row) + subsample_offset(s / p_.samples_x, p_.samples_y), n,
-                       ws_.run_x, ws_.run_y);
+        map_.positions(column_of(tile_.x, s), row_of(tile_.y + row, s), n, ws_.run_x, ws_.run_y);
         const bool first = row == 0 && s == 0;
         if (reflects && kBicubic) {
           // The same whole turns for all of the tile: taps are reflected one by one.
@@ -356,33 +383,6 @@ class Sampler {
     return {ws_.tile_x + at, ws_.tile_y + at, -static_cast<double>(window_.x), -static_cast<double>(window_.y)};
   }
 
-  // First pixel and length of a window along one axis, after padding; whether there is one at all.
-  bool window_axis(Range range, i64 length, i64& first, i64& count) const {
-    const double last = static_cast<double>(length - 1);
-    if (!(range.low <= range.high)) range = {0, 0};  // every position is NaN
-    if (kBicubic) {
-      if (p_.padding == Padding::kReflection) {
-        if (!(range.low > -0x1p40 && range.high < 0x1p40)) return false;
-      } else {
-        range = {clamp_to(range.low, -3, last + 2), clamp_to(range.high, -3, last + 2)};
-      }
-      first = static_cast<i64>(__builtin_floor(range.low - 2)) & ~i64{1};
-      count = static_cast<i64>(__builtin_floor(range.high + 1)) + 4 - first;
-      return true;
-    }
-    if (p_.padding != Padding::kConstant) {
-      const bool mirrored = range.low < 0 || range.high > last;
-      if (mirrored && p_.padding == Padding::kReflection) range = {0, last};
-      range = {clamp_to(range.low, 0, last), clamp_to(range.high, 0, last)};
-    }
-    // A pixel of margin for rounding. An even first pixel keeps ties of "nearest" what they are in the image.
-    const double low = clamp_to(range.low - 1, -double{kRing}, last + 1);
-    const double high = clamp_to(range.high + 1, low, last + 1);
-    first = static_cast<i64>(__builtin_floor(low)) & ~i64{1};
-    count = static_cast<i64>(__builtin_floor(high)) + 2 - first;
-    return true;
-  }
-
   template <typename Row>
   void visit_halves(const Tile& tile, const Row& row) {
     Tile a = tile, b = tile;
@@ -412,14 +412,29 @@ class Sampler {
       } else {
         pack_channels(source_, block, window_, ws_);
       }
-      for (i64 y = tile_.y; y < tile_.y + tile_.height; ++y) row(block, tile_.x, y, tile_.width);
+      const i64 end = tile_.y + tile_.height, together = rows_together();
+      for (i64 y = tile_.y; y < end; y += together) {
+        rows_ = end - y < together ? end - y : together;
+        row(block, tile_.x, y, run());
+      }
     });
+  }
+
+  // Rows of output that lie one behind the other in memory, and are short, make one run.
+  i64 rows_together() const {
+    const bool whole = tile_.width == p_.out_width && computed_ && subsamples_ == 1;
+    const auto joined = [&](i64 row, i64 column) { return row == column * p_.out_width; };
+    if (!whole || !joined(p_.output.row, p_.output.column) || !joined(p_.grad_output.row, p_.grad_output.column)) {
+      return 1;
+    }
+    return tile_.width < kChunk ? kChunk / tile_.width : 1;
   }
 
   // Strong reduction: the pixels between the cells are never read.
   template <typename Row>
   void visit_cells(const Row& row) {
     in_cells_ = true;
+    rows_ = 1;
     for_each_block(p_, [&](const ChannelBlock& block) {
       for (i64 y = tile_.y; y < tile_.y + tile_.height; ++y) row(block, tile_.x, y, tile_.width);
     });
@@ -430,47 +445,16 @@ class Sampler {
   i64 sample_;
   CoordinateMap<T> map_;
   Source<T> source_;
-  bool fused_;
+  bool keep_positions_;
+  FixedSteps steps_x_, steps_y_;
   i64 subsamples_;
 
   // Of the tile in hand.
   Tile tile_{};
   Window window_{};
   Frame frame_{};
-  i64 pitch_ = 0;
-  bool in_cells_ = false;
+  i64 pitch_ = 0, rows_ = 1;
+  bool in_cells_ = false, computed_ = false, straight_ = false;
 };
-
-template <typename S>
-struct Tag {
-  using Type = S;
-};
-
-// Calls function(Tag<Sampler<...>>) with the type that the parameters ask for. Bicubic taps are padded one by one, so
-// one type serves all rules there. float64 is for checking gradients rather than for speed: one type serves all rules
-// there too, which halves the time to compile.
-template <typename Function>
-inline void by_sampler(const WarpParams& p, const Function& function) {
-  if (p.dtype == DType::kFloat64) {
-    switch (p.mode) {
-      case Mode::kNearest: return function(Tag<Sampler<double, AnyPadding, Mode::kNearest>>{});
-      case Mode::kBicubic: return function(Tag<Sampler<double, ConstantPadding, Mode::kBicubic>>{});
-      default: return function(Tag<Sampler<double, AnyPadding, Mode::kBilinear>>{});
-    }
-  }
-  if (p.mode == Mode::kBicubic) return function(Tag<Sampler<float, ConstantPadding, Mode::kBicubic>>{});
-  const bool nearest = p.mode == Mode::kNearest;
-  switch (p.padding) {
-    case Padding::kBorder:
-      return nearest ? function(Tag<Sampler<float, BorderPadding, Mode::kNearest>>{})
-                     : function(Tag<Sampler<float, BorderPadding, Mode::kBilinear>>{});
-    case Padding::kReflection:
-      return nearest ? function(Tag<Sampler<float, ReflectionPadding, Mode::kNearest>>{})
-                     : function(Tag<Sampler<float, ReflectionPadding, Mode::kBilinear>>{});
-    default:
-      return nearest ? function(Tag<Sampler<float, ConstantPadding, Mode::kNearest>>{})
-                     : function(Tag<Sampler<float, ConstantPadding, Mode::kBilinear>>{});
-  }
-}
 
 HARDFAST_END

@@ -15,6 +15,7 @@ HARDFAST_BEGIN
 // Ring of outside pixels around the image: positions are clamped to [-kRing, length], where all taps lie outside.
 constexpr std::int64_t kRing = 2;
 constexpr std::int64_t kChunk = 256;               // output pixels handled at once
+constexpr std::int64_t kPadded = kChunk + 8;       // with room for what the last vector writes beyond
 constexpr std::int64_t kWindowBytes = 448 * 1024;  // fits the 512 kB second-level caches of current processors
 constexpr std::int64_t kMaxWindowWidth = 2048;
 
@@ -36,22 +37,23 @@ struct Workspace {
   alignas(64) T window[4 * kWindowPixels<T>];
   alignas(64) T rows[4 * kMaxWindowWidth];                            // conversion
   alignas(64) T edge_rows[2][kMaxWindowWidth + 4];                    // two padded rows of a single channel
-  alignas(64) T pixels[4 * kChunk];                                   // one chunk of samples
-  alignas(64) T mean[4 * kChunk];                                     // of an output pixel's sub-samples
-  alignas(64) T grads[4 * kChunk];                                    // one chunk of the output's gradient
-  alignas(64) T x[kChunk], y[kChunk];                                 // position inside the cell
-  alignas(64) T slope_x[kChunk], slope_y[kChunk];                     // of the padding rule
-  alignas(64) std::int32_t column[kChunk], row[kChunk];               // of the cell
+  alignas(64) T pixels[4 * kPadded];                                  // one chunk of samples
+  alignas(64) T mean[4 * kPadded];                                    // of an output pixel's sub-samples
+  alignas(64) T grads[4 * kPadded];                                   // one chunk of the output's gradient
+  alignas(64) T x[kPadded], y[kPadded], top[kPadded];                 // position inside the cell, and 1 - y
+  alignas(64) T slope_x[kPadded], slope_y[kPadded];                   // of the padding rule
+  alignas(64) std::int32_t column[kPadded], row[kPadded];             // of the cell
   alignas(64) T weights_x[4][kChunk], weights_y[4][kChunk];           // of bicubic taps
   alignas(64) T slopes_x[4][kChunk], slopes_y[4][kChunk];             // their derivatives
-  alignas(64) T grad_x[kChunk], grad_y[kChunk];                       // gradient to the position
+  alignas(64) T grad_x[kPadded], grad_y[kPadded];                     // gradient to the position
   alignas(64) T uncovered[kChunk];                                    // weight of the taps outside the image
   alignas(64) double run_x[kChunk], run_y[kChunk];                    // positions of one run, in pixels of the image
   alignas(64) double tile_x[kTilePositions], tile_y[kTilePositions];  // and of a tile
-  alignas(64) T map_x[kChunk], map_y[kChunk], map_u[kChunk];          // of a map that is evaluated
+  alignas(64) T map_x[kPadded], map_y[kPadded], map_u[kChunk];        // of a map that is evaluated
   alignas(64) T map_weights[4][kChunk];
-  alignas(64) std::int32_t map_column[kChunk];
-  alignas(64) T line_x[kControlLine], line_y[kControlLine];
+  alignas(64) std::int32_t map_column[kPadded];
+  alignas(64) T line_x[kControlLine + 16], line_y[kControlLine + 16];
+  alignas(64) T control_x[4][kChunk], control_y[4][kChunk];  // gradients of a flow, by its rows
 
   static Workspace& of_this_thread() {
     thread_local Holder holder;
@@ -168,7 +170,8 @@ inline void pack_taps(const Source<T>& source, const ChannelBlock& block, const 
   pad_row(source, block, window, 0, columns, ws.rows, upper);
   for (std::int64_t j = 0; j + 1 < window.height; ++j) {
     pad_row(source, block, window, j + 1, columns, ws.rows, lower);
-    interleave4(upper, upper + 1, lower, lower + 1, window.width, ws.window + 4 * j * window.width);
+    const T* const taps[4] = {upper, upper + 1, lower, lower + 1};
+    interleave_rows<4>(taps, window.width, ws.window + 4 * j * window.width);
     T* swap = upper;
     upper = lower;
     lower = swap;
@@ -228,7 +231,7 @@ inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::
       store4(ws.window + 16 * i + 8, v10);
       store4(ws.window + 16 * i + 12, v11);
     }
-    ws.column[i] = static_cast<std::int32_t>(block.lanes == 1 ? i : 4 * i);
+    ws.column[i] = static_cast<std::int32_t>(block.lanes == 1 ? 4 * i : 16 * i);
   }
 }
 

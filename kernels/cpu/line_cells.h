@@ -1,0 +1,129 @@
+// Cells of a run of positions on a line, in fixed point: 32 bits of whole pixels and 32 of a pixel's parts. The place
+// within a cell is then exact to half a float's last digit, as from doubles, and eight positions take a few integer
+// additions.
+#pragma once
+
+#include "warp_rows.h"
+
+HARDFAST_BEGIN
+
+typedef std::int64_t Fixed4 __attribute__((vector_size(32)));
+typedef std::int32_t Int8 __attribute__((vector_size(32)));
+
+constexpr double kFixedOne = 4294967296.0;  // 2^32
+constexpr double kFixedLimit = 1048576.0;   // of positions and steps, in pixels: their products stay in range
+
+inline bool fits_fixed(double value) { return value > -kFixedLimit && value < kFixedLimit; }  // false for NaN
+inline std::int64_t to_fixed(double value) { return static_cast<std::int64_t>(value * kFixedOne); }
+
+// Eight multiples of a step, in the order in which their halves interleave: 0 1 4 5 and 2 3 6 7.
+struct FixedSteps {
+  Fixed4 outer, inner, stride;
+
+  static FixedSteps of(double step) {
+    const std::int64_t one = fits_fixed(step) ? to_fixed(step) : 0;
+    return {Fixed4{0, one, 4 * one, 5 * one}, Fixed4{2 * one, 3 * one, 6 * one, 7 * one},
+            Fixed4{8 * one, 8 * one, 8 * one, 8 * one}};
+  }
+};
+
+// The next eight positions of one axis.
+struct FixedRun {
+  Fixed4 outer, inner;
+
+  FixedRun(double start, const FixedSteps& steps)
+      : outer(to_fixed(start) + steps.outer), inner(to_fixed(start) + steps.inner) {}
+
+  void advance(const FixedSteps& steps) {
+    outer += steps.stride;
+    inner += steps.stride;
+  }
+
+  // The shuffles are those of floats: each is one instruction then.
+  Int8 whole() const {
+    const Vec8<float> a = reinterpret_cast<Vec8<float>>(outer), b = reinterpret_cast<Vec8<float>>(inner);
+    return reinterpret_cast<Int8>(__builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15));
+  }
+
+  Vec8<float> within() const {
+    const Vec8<float> a = reinterpret_cast<Vec8<float>>(outer), b = reinterpret_cast<Vec8<float>>(inner);
+    const Int8 part = reinterpret_cast<Int8>(__builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14));
+    // Conversions are of signed numbers: half a pixel is taken off, and added again.
+    return __builtin_convertvector(part ^ std::int32_t{-0x7fffffff - 1}, Vec8<float>) * 0x1p-32f + 0.5f;
+  }
+};
+
+// The cells of eight positions; those beyond the window's ends are its outermost cells.
+inline Int8 clamp_cells(Int8 whole, std::int32_t first, std::int32_t last, Vec8<float>& within) {
+  const Int8 above = whole > first ? whole : first + Int8{};
+  const Int8 cell = above < last ? above : last + Int8{};
+  within = reinterpret_cast<Vec8<float>>(reinterpret_cast<Int8>(within) & (cell == whole));
+  return cell;
+}
+
+// Whether no position of a run is bent by the padding rule, which then holds for both of its ends.
+template <typename Pad>
+inline bool ends_straight(double start, double end, const Extent<double>& axis) {
+  if (!fits_fixed(start) || !fits_fixed(end)) return false;
+  if (!Pad::kBends) return true;
+  const double low = start < end ? start : end, high = start < end ? end : start;
+  return low > -axis.origin && high < axis.length - 1.0 - axis.origin;
+}
+
+// Both ends of a run, and so all of it.
+inline bool lies_between(double start, double end, double low, double high) {
+  return start >= low && end >= low && start < high && end < high;
+}
+
+// Fills n of ws.x, ws.y, ws.slope_* and ws.column, the first at `at`. kClamp: positions may lie beyond the window.
+template <typename Pad, bool kClamp>
+inline void locate_fixed(const LinePositions& line, const FixedSteps steps_x, const FixedSteps steps_y, std::int64_t n,
+                         std::int64_t at, const Frame& frame, Workspace<float>& ws) {
+  FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
+  const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
+  const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
+  for (std::int64_t k = 0; k < n; k += 8) {
+    Vec8<float> within_x = x.within(), within_y = y.within();
+    const Int8 column = kClamp ? clamp_cells(x.whole(), first, last_x, within_x) : x.whole();
+    const Int8 row = kClamp ? clamp_cells(y.whole(), first, last_y, within_y) : y.whole();
+    store8(ws.x + at + k, within_x);
+    store8(ws.y + at + k, within_y);
+    store8(ws.column + at + k, row * pitch + column * unit);
+    if (Pad::kBends) {
+      store8(ws.slope_x + at + k, Vec8<float>{} + 1.0f);
+      store8(ws.slope_y + at + k, Vec8<float>{} + 1.0f);
+    }
+    x.advance(steps_x);
+    y.advance(steps_y);
+  }
+}
+
+// The same with a displacement of its own for each position, in units of half_x and half_y pixels: ws.map_x, ws.map_y.
+// The parts of a pixel and the displacement are summed in float, which is exact to a displacement's last digit.
+inline void locate_displaced(const LinePositions& line, const FixedSteps steps_x, const FixedSteps steps_y,
+                             float half_x, float half_y, std::int64_t n, std::int64_t at, const Frame& frame,
+                             Workspace<float>& ws) {
+  FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
+  const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
+  const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
+  const auto displaced = [](const FixedRun& run, const float* by, float half,
+                            Vec8<float>& within) __attribute__((always_inline)) {
+    const Vec8<float> from_cell = load8(by) * half + run.within();
+    const Int8 toward_zero = __builtin_convertvector(from_cell, Int8);
+    const Int8 whole = toward_zero + (__builtin_convertvector(toward_zero, Vec8<float>) > from_cell);
+    within = from_cell - __builtin_convertvector(whole, Vec8<float>);
+    return run.whole() + whole;
+  };
+  for (std::int64_t k = 0; k < n; k += 8) {
+    Vec8<float> within_x, within_y;
+    const Int8 column = clamp_cells(displaced(x, ws.map_x + k, half_x, within_x), first, last_x, within_x);
+    const Int8 row = clamp_cells(displaced(y, ws.map_y + k, half_y, within_y), first, last_y, within_y);
+    store8(ws.x + at + k, within_x);
+    store8(ws.y + at + k, within_y);
+    store8(ws.column + at + k, row * pitch + column * unit);
+    x.advance(steps_x);
+    y.advance(steps_y);
+  }
+}
+
+HARDFAST_END

@@ -1,0 +1,106 @@
+// Where a tile of output pixels reaches in the input, one axis at a time, and how much of that the image covers.
+#pragma once
+
+#include "../math/cubic.h"
+#include "warp.h"
+#include "window.h"
+
+HARDFAST_BEGIN
+
+inline double clamp_to(double value, double low, double high) {
+  const double above = value > low ? value : low;  // NaN becomes the lower end
+  return above < high ? above : high;
+}
+
+// A rectangle of output pixels.
+struct Tile {
+  std::int64_t x, y, width, height;
+
+  std::int64_t area() const { return width * height; }
+};
+
+struct Range {
+  double low, high;
+
+  bool within(double limit) const { return low > -limit && high < limit; }  // false for NaN
+};
+
+inline void widen_range(double value, Range& range) {
+  range.low = value < range.low ? value : range.low;
+  range.high = value > range.high ? value : range.high;
+}
+
+// Whether no padding rule bends a position of the range: strictly, for at its ends the rules may have a kink.
+inline bool lies_inside(const Range& range, std::int64_t length) {
+  return range.low > 0 && range.high < static_cast<double>(length - 1);
+}
+
+// Where the sub-samples of a pixel lie, from its centre.
+inline double subsample_offset(std::int64_t index, std::int64_t count) {
+  return (static_cast<double>(index) + 0.5) / static_cast<double>(count) - 0.5;
+}
+
+// The turn after which a reflected axis repeats; 0 where everything is one pixel.
+inline double reflection_turn(std::int64_t length, bool align_corners) {
+  return 2.0 * static_cast<double>(align_corners ? length - 1 : length);
+}
+
+// A position less whole turns; 0 for one so large that what is left of it was rounded away, and for NaN.
+inline double fold_turns(double position, double turn) {
+  const double rest = position - turn * __builtin_rint(position / turn);
+  return rest >= -turn && rest <= turn ? rest : 0.0;
+}
+
+// The weight, along one axis, of the taps inside the image.
+template <Mode kMode>
+inline double covered(double position, std::int64_t length) {
+  const double last = static_cast<double>(length - 1);
+  if (kMode == Mode::kNearest) {
+    const double pixel = __builtin_rint(position);
+    return pixel >= 0 && pixel <= last ? 1.0 : 0.0;
+  }
+  if (kMode != Mode::kBicubic) {
+    const double begin = position + 1.0, end = last + 1.0 - position;
+    return clamp_to(begin < end ? begin : end, 0.0, 1.0);
+  }
+  if (!(position > -3.0 && position < last + 3.0)) return 0.0;
+  const double whole = __builtin_floor(position);
+  const CubicWeights<double> weights = keys_weights(position - whole);
+  double sum = 0;
+  for (int i = 0; i < 4; ++i) {
+    const double tap = whole - 1.0 + i;
+    if (tap >= 0 && tap <= last) sum += weights.at[i];
+  }
+  return sum;
+}
+
+// First pixel and length of a window along one axis, after padding; whether there is one at all.
+template <Mode kMode>
+inline bool window_axis(const WarpParams& p, Range range, std::int64_t length, std::int64_t& first,
+                        std::int64_t& count) {
+  const double last = static_cast<double>(length - 1);
+  if (!(range.low <= range.high)) range = {0, 0};  // every position is NaN
+  if (kMode == Mode::kBicubic) {
+    if (p.padding == Padding::kReflection) {
+      if (!(range.low > -0x1p40 && range.high < 0x1p40)) return false;
+    } else {
+      range = {clamp_to(range.low, -3, last + 2), clamp_to(range.high, -3, last + 2)};
+    }
+    first = static_cast<std::int64_t>(__builtin_floor(range.low - 2)) & ~std::int64_t{1};
+    count = static_cast<std::int64_t>(__builtin_floor(range.high + 1)) + 4 - first;
+    return true;
+  }
+  if (p.padding != Padding::kConstant) {
+    const bool mirrored = range.low < 0 || range.high > last;
+    if (mirrored && p.padding == Padding::kReflection) range = {0, last};
+    range = {clamp_to(range.low, 0, last), clamp_to(range.high, 0, last)};
+  }
+  // A pixel of margin for rounding. An even first pixel keeps ties of "nearest" what they are in the image.
+  const double low = clamp_to(range.low - 1, -double{kRing}, last + 1);
+  const double high = clamp_to(range.high + 1, low, last + 1);
+  first = static_cast<std::int64_t>(__builtin_floor(low)) & ~std::int64_t{1};
+  count = static_cast<std::int64_t>(__builtin_floor(high)) + 2 - first;
+  return true;
+}
+
+HARDFAST_END
