@@ -57,12 +57,9 @@ def run(recipe: Recipe, out: Path | None, resume: str, checkpoint_every: str, ke
             recipe.run(run_dir, progress=True)
     except KeyboardInterrupt as stop:
         return _interrupted(recipe, run_dir, stop, time.perf_counter() - start)
-    except (
-        OSError,
-        FloatingPointError,
-        UnreadableImageError,
-        WorkerDiedError,
-    ) as error:
+    except BlockingIOError as error:  # what is there is another process's
+        raise TrainingError(error) from error
+    except _TOLD_WHOLLY as error:
         raise _failed(run_dir, error) from error
     except (RuntimeError, ValueError) as error:
         trained = any(run_dir.path.glob("*/*/metrics.jsonl"))

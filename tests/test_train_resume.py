@@ -21,6 +21,8 @@ from kill_and_resume import differences
 
 from hardfast import report_command
 from hardfast.cli import main
+from hardfast.distill.open_run import held
+from hardfast.distill.run_dir import UNFINISHED, RunDir
 from hardfast.distill.trainer import Trainer
 
 #: Six steps of a teacher and twelve of each of two students, with a checkpoint after every third.
@@ -216,6 +218,14 @@ def test_other_settings_are_refused(whole, capsys):
     assert "it has no config.json" in capsys.readouterr().err
     assert train(out, "--checkpoint-every", "often") == 1
     assert "checkpoint_every must be a time" in capsys.readouterr().err
+
+
+def test_a_directory_that_another_process_has_begun_is_left_to_it(tmp_path, capsys):
+    out = RunDir(tmp_path / "run")
+    with held(out):
+        assert train(out.path) == 1
+        assert capsys.readouterr().err.count("is being written by another process") == 1
+        assert [path.name for path in out.path.iterdir()] == [UNFINISHED]
 
 
 def test_without_out_the_same_command_continues(tmp_path, monkeypatch, capsys):

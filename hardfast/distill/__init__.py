@@ -12,6 +12,7 @@ from hardfast.distill.evaluate import (
     predict_logits,
 )
 from hardfast.distill.execution import CompiledAugmentor, Execution
+from hardfast.distill.finite_steps import FiniteSteps
 from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
 from hardfast.distill.spurious import SpuriousScores, class_probabilities, spurious_scores
 from hardfast.distill.step import AugmentorStep, augmentor_step, student_step, supervised_step
@@ -25,6 +26,7 @@ __all__ = [
     "Budget",
     "CompiledAugmentor",
     "Execution",
+    "FiniteSteps",
     "FixedRatio",
     "SetMetrics",
     "ShiftAccuracy",
