@@ -46,6 +46,7 @@ class Case:
         items: images or rows a call.
         quick: whether ``--quick`` measures it.
         needs: packages without which none of the implementations runs.
+        slow_to_compile: whether ``torch.compile`` takes minutes, so that it has to be asked for.
     """
 
     op: str
@@ -61,6 +62,7 @@ class Case:
     device: str = "cpu"
     quick: bool = False
     needs: tuple[str, ...] = ()
+    slow_to_compile: bool = False
 
     @property
     def name(self) -> str:

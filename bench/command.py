@@ -30,6 +30,7 @@ def run(
     rounds: int = 15,
     threads: int = 2,
     compile: bool = True,
+    slow: bool = False,
     memory: bool = True,
     json: Path | None = None,
     report: bool = False,
@@ -44,6 +45,7 @@ def run(
         rounds: how often each implementation has its turn.
         threads: of the CPU, for all implementations.
         compile: whether to measure what torch.compile makes of PyTorch and of kornia.
+        slow: whether to compile diffusion models too, which takes minutes for each case.
         memory: whether to measure peak memory too.
         json: file for the rows, or a folder such as bench/results for one named after machine and version. Rows that
             are there already stay, but for those of the cases that are measured now.
@@ -68,7 +70,8 @@ def run(
     if not cases:
         print(f"no case has {filter!r} in its name", file=sys.stderr)
         return 1
-    options = Options(min(rounds, QUICK_ROUNDS) if quick else rounds, threads, compile and not quick, memory)
+    rounds = min(rounds, QUICK_ROUNDS) if quick else rounds
+    options = Options(rounds, threads, compile and not quick, memory, slow=slow)
     for line in packages.missing_lines(name for case in cases for name in (*case.needs, *case.implementations)):
         print(line)
     cases = [case for case in cases if all(map(packages.is_installed, case.needs))]

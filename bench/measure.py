@@ -53,6 +53,7 @@ class Options:
         rounds: of all implementations in turn.
         threads: of the CPU.
         compiled: whether what ``torch.compile`` makes is among the implementations.
+        slow: whether it is where that takes minutes too.
         memory: whether to measure that too.
         max_seconds: of the rounds of a case; slow ones get fewer rounds, but at least three.
     """
@@ -62,11 +63,13 @@ class Options:
     compiled: bool = True
     memory: bool = True
     max_seconds: float = 10.0
+    slow: bool = False
 
 
 def chosen(case: Case, options: Options) -> list[str]:
     """The implementations of a case that this machine has and the options want."""
-    names = [name for name in case.implementations if options.compiled or "compiled" not in name]
+    compiled = options.compiled and (options.slow or not case.slow_to_compile)
+    names = [name for name in case.implementations if compiled or "compiled" not in name]
     return [name for name in names if (package := package_of(name)) is None or is_installed(package)]
 
 

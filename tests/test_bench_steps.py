@@ -12,6 +12,7 @@ from bench import distillation_step, step_cases
 from bench.case import OURS
 from bench.command import run
 from bench.hard_step import SIZES
+from bench.measure import Options, chosen
 from hardfast.distill import Execution
 
 TINY = replace(SIZES[0], batch=4)
@@ -61,10 +62,11 @@ def test_searches_find_the_same_images():
 
 
 def test_every_step_has_its_peers():
-    for case in step_cases.step_cases("cpu"):
-        assert set(case.implementations) == {OURS, f"{OURS} compiled", "eager", "compiled"}
+    by_size = {case.size: set(case.implementations) for case in step_cases.step_cases("cpu")}
+    assert by_size == {"28x28": {OURS, "eager"}, "3x64x64": {OURS, f"{OURS} compiled", "eager", "compiled"}}
     for case in step_cases.diffusion_cases("cpu"):
-        assert {OURS, "eager", "compiled", "diffusers checkpointing"} <= set(case.implementations)
+        assert {OURS, "eager", "compiled", "diffusers checkpointing"} <= set(chosen(case, Options(slow=True)))
+        assert "compiled" not in chosen(case, Options())
 
 
 def test_one_command_measures_steps_and_leaves_out_what_cannot_run(monkeypatch, capsys, tmp_path):
