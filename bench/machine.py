@@ -28,6 +28,7 @@ DISTRIBUTIONS = (
 )
 _ROOT = Path(__file__).resolve().parents[1]
 _COPY_MIB = 256
+_REPEATS = 20
 _MATRIX = {"cpu": 1024, "cuda": 8192}
 
 
@@ -62,7 +63,7 @@ def rates(device: str, dtype: str, threads: int) -> Rates:
     """Measured: bytes copied, and operations of a matrix product in float32 or in the dtype, whichever has more."""
     dtypes = {torch.float32, getattr(torch, dtype)}
     multiply = max(_multiply_rate(device, kind) for kind in dtypes)
-    copy = _native.copy_bandwidth(_COPY_MIB, threads) if device == "cpu" else _device_copy_rate()
+    copy = _native.copy_bandwidth(_COPY_MIB, threads, _REPEATS) if device == "cpu" else _device_copy_rate()
     return Rates(copy, multiply)
 
 
@@ -78,7 +79,7 @@ def _device_copy_rate() -> float:
     return 2 * source.numel() / _best_seconds(lambda: target.copy_(source), "cuda")
 
 
-def _best_seconds(function: Any, device: str, repeats: int = 5) -> float:
+def _best_seconds(function: Any, device: str) -> float:
     """The best, as interruptions only ever slow down."""
     if device == "cuda":
         from triton.testing import do_bench
@@ -86,7 +87,7 @@ def _best_seconds(function: Any, device: str, repeats: int = 5) -> float:
         return do_bench(function, return_mode="min") / 1e3
     function()
     best = float("inf")
-    for _ in range(repeats):
+    for _ in range(_REPEATS):
         start = time.perf_counter()
         function()
         best = min(best, time.perf_counter() - start)
