@@ -42,8 +42,9 @@ class FiniteSteps:
     def judge(self, loss: Tensor) -> None:
         """Tells the optimizer whether to skip the step that comes next; to be called between backward and step."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([*gradients, *self._statistics])
-        skip = ((norm + loss) * 0).nan_to_num(nan=1.0)  # 0 times what is not finite is no number
+        # torch.nn.utils.get_total_norm of the same takes twice as long for small networks.
+        norms = torch.stack(torch._foreach_norm([*gradients, *self._statistics]))
+        skip = ((norms.sum() + loss) * 0).nan_to_num(nan=1.0)  # 0 times what is not finite is no number
         self._optimizer.found_inf = skip  # type: ignore[attr-defined]
         self._unread.append(skip)
         for now, before in zip(self._statistics, self._kept, strict=True):
