@@ -31,7 +31,9 @@ void row_forward_mixture(const RowView<T>& row, T* stats) {
 
 // Writes the gradients that are asked for; `grad` is that of the row's loss, times T.
 template <Divergence kDivergence, bool kStudent, bool kTeacher, typename T, typename Storage>
-void row_backward(const RowView<T>& row, const T* stats, T grad, Storage* grad_student, Storage* grad_teacher) {
+void row_backward(const RowView<T> row, const T* row_stats, T grad, Storage* grad_student, Storage* grad_teacher) {
+  const RowStats<T> local(row_stats);
+  const T* const stats = local.at;
 #pragma omp simd
   for (i64 k = 0; k < row.classes; ++k) {
     const Probabilities<T> at = probabilities(row, stats, k);

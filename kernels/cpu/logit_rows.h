@@ -15,15 +15,17 @@ constexpr i64 kBlock = 128;
 template <typename T>
 T max_of(const T* values, i64 n) {
   constexpr i64 kLanes = 32;  // several vectors of running maxima, to hide the latency of each
-  T lanes[kLanes];
-  for (i64 j = 0; j < kLanes; ++j) lanes[j] = -static_cast<T>(__builtin_inf());
-  i64 k = 0;
-  for (; k + kLanes <= n; k += kLanes) {
-    for (i64 j = 0; j < kLanes; ++j) lanes[j] = values[k + j] > lanes[j] ? values[k + j] : lanes[j];
-  }
   T result = -static_cast<T>(__builtin_inf());
+  i64 k = 0;
+  if (n >= kLanes) {
+    T lanes[kLanes];
+    for (i64 j = 0; j < kLanes; ++j) lanes[j] = result;
+    for (; k + kLanes <= n; k += kLanes) {
+      for (i64 j = 0; j < kLanes; ++j) lanes[j] = values[k + j] > lanes[j] ? values[k + j] : lanes[j];
+    }
+    for (i64 j = 0; j < kLanes; ++j) result = lanes[j] > result ? lanes[j] : result;
+  }
   for (; k < n; ++k) result = values[k] > result ? values[k] : result;
-  for (i64 j = 0; j < kLanes; ++j) result = lanes[j] > result ? lanes[j] : result;
   return result;
 }
 
@@ -132,7 +134,7 @@ double row_forward(const RowView<T> row, T* stats) {
     sum_s += static_cast<double>(block_s);
     sum_t += static_cast<double>(block_t);
   }
-  const double gap = __builtin_log(sum_s) - __builtin_log(sum_t);
+  const double gap = __builtin_log(sum_s / sum_t);
   const double kl = kFromTeacherSide ? weighted / sum_t + gap : weighted / sum_s - gap;
   const double result = kl < 0 ? 0 : kl;  // negative only by rounding; NaN stays
   stats[kStudentShift] = shift_s;
@@ -144,6 +146,14 @@ double row_forward(const RowView<T> row, T* stats) {
   stats[kFromStudent] = kFromTeacherSide ? T(0) : static_cast<T>(result);
   return sum_s;
 }
+
+// Statistics of a row by value: what a loop reads again and again must not seem to change under its stores.
+template <typename T>
+struct RowStats {
+  T at[kRowStats];
+
+  explicit RowStats(const T* stats) { __builtin_memcpy(at, stats, sizeof at); }
+};
 
 template <typename T>
 struct Probabilities {
