@@ -13,7 +13,7 @@ CMAKE_ARGS = -G Ninja -S . -DCMAKE_BUILD_TYPE=Release -DCMAKE_MAKE_PROGRAM=$(abs
   -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
   -DHARDFAST_TORCH_DIR=$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
 
-.PHONY: help setup train test test-asan test-gpu sanitize-gpu kernels bench bench-gpu bench-pytest lint format clean
+.PHONY: help setup train test test-asan test-gpu sanitize-gpu kernels bench bench-gpu instructions bench-pytest lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench   time the ops and steps beside everything that does the same; ARGS="--quick" or "--filter warp" for less'
 	@echo 'make bench-gpu  the same on the GPU'
 	@echo 'make bench-pytest  the cases of --quick under pytest-benchmark'
+	@echo 'make instructions  what the CPU kernels execute for a pixel, counted by valgrind'
 	@echo 'make lint    ruff, mypy, clang-format'
 	@echo 'make format  let ruff and clang-format rewrite the sources'
 	@echo 'make clean   remove the build and the virtual environment'
@@ -61,6 +62,12 @@ sanitize-gpu: setup
 	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 HARDFAST_REQUIRE=cuda compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    --kernel-regex kns=warp_ $(BIN)/python tests/gpu/every_kernel.py || exit 1; \
 	done
+
+instructions: $(VENV)/.installed
+	@command -v valgrind >/dev/null || { echo 'valgrind was not found: install it (Debian, Ubuntu: apt-get install valgrind)'; exit 1; }
+	$(BIN)/cmake $(CMAKE_ARGS) -B build/instructions -DHARDFAST_CUDA=OFF
+	$(BIN)/cmake --build build/instructions --target count_instructions
+	$(BIN)/python -m bench.instructions build/instructions/count_instructions $(ARGS)
 
 bench: setup
 	$(BIN)/hardfast bench $(ARGS)
