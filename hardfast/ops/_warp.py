@@ -73,7 +73,7 @@ def warp_image(
     check_batches({"image": image, **parameters, "fill": fill, "color": color})
     _refuse_gradients_of_bytes(image, [*parameters.values(), fill, color])
     dtype = compute_dtype(image)
-    inputs = [value.to(dtype) for value in parameters.values()]
+    inputs = [value if value.dtype == dtype else value.to(dtype) for value in parameters.values()]
     rules = (out_size, samples, sampling.mode, sampling.padding_mode, bool(sampling.align_corners), *options)
     if color is None or image.shape[1] <= FUSED_COLOR_CHANNELS:
         return op(image, *inputs, fill, color, *rules)
