@@ -66,6 +66,15 @@ inline void commit_row(DType dtype, void* data, std::int64_t offset, const float
 inline void commit_row(DType /*dtype*/, void* /*data*/, std::int64_t /*offset*/, const double* /*row*/,
                        std::int64_t /*n*/) {}
 
+template <typename T>
+inline void copy_row(const T* source, std::int64_t n, T* target) {
+  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
+    const std::int64_t i = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
+    store8(target + i, load8(source + i));
+  }
+  for (std::int64_t i = 0; n < 8 && i < n; ++i) target[i] = source[i];
+}
+
 // Rows become n pixels of four lanes; lanes beyond the rows are zero.
 template <int kRows, typename T>
 inline void interleave_rows(const T* const (&rows)[4], std::int64_t n, T* pixels) {

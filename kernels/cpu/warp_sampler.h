@@ -37,7 +37,7 @@ inline void load_grad(const WarpParams& p, std::int64_t sample, const ChannelBlo
     return;
   }
   const T* row = row_as(block.dtype, view.data, at + block.first * view.channel, view.column, n, ws.rows);
-  for (std::int64_t k = 0; k < n; ++k) ws.grads[k] = row[k];
+  copy_row(row, n, ws.grads);
   for (std::int64_t k = n; k % 4 != 0; ++k) ws.grads[k] = T(0);
 }
 

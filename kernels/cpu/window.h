@@ -36,7 +36,7 @@ template <typename T>
 struct Workspace {
   alignas(64) T window[4 * kWindowPixels<T>];
   alignas(64) T rows[4 * kMaxWindowWidth];                            // conversion
-  alignas(64) T edge_rows[2][kMaxWindowWidth + 4];                    // two padded rows of a single channel
+  alignas(64) T edge_rows[2][kMaxWindowWidth + 16];                   // two padded rows of a single channel
   alignas(64) T pixels[4 * kPadded];                                  // one chunk of samples
   alignas(64) T mean[4 * kPadded];                                    // of an output pixel's sub-samples
   alignas(64) T grads[4 * kPadded];                                   // one chunk of the output's gradient
@@ -143,22 +143,17 @@ inline void pack_channels(const Source<T>& source, const ChannelBlock& block, co
   }
 }
 
-// One row of a single channel with its surroundings, `width` elements.
+// One row of a single channel with its surroundings: `width` elements, and at least one more.
 template <typename T>
 inline void pad_row(const Source<T>& source, const ChannelBlock& block, const Window& window, std::int64_t j,
                     const Inside& columns, T* rows, T* target) {
-  const std::int64_t y = window.y + j;
-  const T outside = source.outside(block.first);
-  const bool empty = y < 0 || y >= source.height;
-  const std::int64_t begin = empty ? window.width : columns.begin, end = empty ? window.width : columns.end;
-  for (std::int64_t i = 0; i < begin; ++i) target[i] = outside;
-  if (begin < end) {
-    const std::int64_t at = source.offset + block.first * source.view.channel + y * source.view.row +
-                            (window.x + begin) * source.view.column;
-    const T* row = row_as(block.dtype, source.view.data, at, source.view.column, end - begin, rows);
-    for (std::int64_t i = begin; i < end; ++i) target[i] = row[i - begin];
-  }
-  for (std::int64_t i = end; i < window.width; ++i) target[i] = outside;
+  const std::int64_t y = window.y + j, n = columns.end - columns.begin;
+  const Vec8<T> outside = splat8(source.outside(block.first));
+  for (std::int64_t i = 0; i <= window.width; i += 8) store8(target + i, outside);
+  if (y < 0 || y >= source.height || n == 0) return;
+  const std::int64_t at = source.offset + block.first * source.view.channel + y * source.view.row +
+                          (window.x + columns.begin) * source.view.column;
+  copy_row(row_as(block.dtype, source.view.data, at, source.view.column, n, rows), n, target + columns.begin);
 }
 
 // Tap layout. The last row and column of the window only serve as taps of those before.
@@ -166,7 +161,6 @@ template <typename T>
 inline void pack_taps(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
   const Inside columns = inside(window.x, window.width, source.width);
   T *upper = ws.edge_rows[0], *lower = ws.edge_rows[1];
-  upper[window.width] = lower[window.width] = T(0);
   pad_row(source, block, window, 0, columns, ws.rows, upper);
   for (std::int64_t j = 0; j + 1 < window.height; ++j) {
     pad_row(source, block, window, j + 1, columns, ws.rows, lower);
