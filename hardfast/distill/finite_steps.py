@@ -45,6 +45,7 @@ class FiniteSteps:
         # torch.nn.utils.get_total_norm of the same takes twice as long for small networks.
         norms = torch.stack(torch._foreach_norm([*gradients, *self._statistics]))
         skip = ((norms.sum() + loss) * 0).nan_to_num(nan=1.0)  # 0 times what is not finite is no number
+        skip = skip.float()  # fused optimizers take no other, whatever the parameters are
         self._optimizer.found_inf = skip  # type: ignore[attr-defined]
         self._unread.append(skip)
         for now, before in zip(self._statistics, self._kept, strict=True):
