@@ -18,6 +18,7 @@ from torch import nn
 from hardfast.data.evaluation_sets import EVALUATION_SETS, EvaluationPart, open_set
 from hardfast.distill.evaluate import SetMetrics, measure
 from hardfast.distill.evaluation_rows import EvaluationRow, read_rows, write_rows
+from hardfast.distill.processes import LostProcessError, Processes, joined, told_of_loss
 from hardfast.models.networks import load_weights
 from hardfast.ops import _checks
 from hardfast.recipes import RECIPES
@@ -56,42 +57,61 @@ def run(
 ) -> int:
     """Evaluates the methods of a run on the sets, prints tables, writes evaluation.json and evaluation.html.
 
+    With torchrun, its processes share the images; what they find is what one process finds, to the last digit.
+
     Returns:
         Exit status 0.
 
     Raises:
         EvaluationError: wrong settings, missing or damaged files, a full disk.
     """
-    start = time.perf_counter()
     try:
-        _checks.integer("batch_size", batch_size, 1)
-        recipe = dataclasses.replace(recipe_of_run(run), device=device)
-        weights = weights or ("ema" if recipe.ema_decay else "last")
-        read_rows(run)  # a damaged file is found before anything is computed
-        names = _chosen_sets(recipe, sets)
-        with recipe.machine() as machine_device:
-            networks = _load_networks(recipe, run, methods, weights, machine_device)
-            skipped = []
-            for name in names:
-                try:
-                    rows = list(_evaluate(recipe, name, roots, networks, methods, weights, batch_size))
-                except FileNotFoundError as error:
-                    if _ALL not in sets:
-                        raise
-                    skipped.append(f"{name} is left out: {error}")
-                    continue
-                write_rows(run, rows, time.perf_counter() - start)
-        everything = read_rows(run)
-        for sentence in skipped:
-            print(sentence)
-        if not everything:
-            raise EvaluationError(f"none of the sets was found: {', '.join(names)}; say where they are with --root")
-        for table in metric_tables(everything):
-            print_table(table)
-        print(f"evaluation  {run / 'evaluation.json'}\npage        {build_evaluation(run, everything)}")
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+        with joined() as processes, told_of_loss(processes):
+            _run(run, sets, roots, methods, weights, device, batch_size, processes)
+    except (ValueError, OSError, LostProcessError, torch.OutOfMemoryError) as error:
         raise EvaluationError(error) from error
     return 0
+
+
+def _run(
+    run: Path,
+    sets: Sequence[str],
+    roots: Sequence[Path],
+    methods: Sequence[str],
+    weights: Weights | None,
+    device: Literal["auto", "cpu", "cuda"],
+    batch_size: int,
+    processes: Processes,
+) -> None:
+    start = time.perf_counter()
+    _checks.integer("batch_size", batch_size, 1)
+    recipe = dataclasses.replace(recipe_of_run(run), device=device)
+    weights = weights or ("ema" if recipe.ema_decay else "last")
+    processes.from_first(lambda: read_rows(run))  # a damaged file is found before anything is computed
+    names = _chosen_sets(recipe, sets)
+    with recipe.machine() as machine_device:
+        networks = _load_networks(recipe, run, methods, weights, machine_device)
+        skipped = []
+        for name in names:
+            try:
+                rows = list(_evaluate(recipe, name, roots, networks, methods, weights, batch_size, processes))
+            except FileNotFoundError as error:
+                if _ALL not in sets:
+                    raise
+                skipped.append(f"{name} is left out: {error}")
+                continue
+            if processes.first:
+                write_rows(run, rows, time.perf_counter() - start)
+    if not processes.first:
+        return
+    everything = read_rows(run)
+    for sentence in skipped:
+        print(sentence)
+    if not everything:
+        raise EvaluationError(f"none of the sets was found: {', '.join(names)}; say where they are with --root")
+    for table in metric_tables(everything):
+        print_table(table)
+    print(f"evaluation  {run / 'evaluation.json'}\npage        {build_evaluation(run, everything)}")
 
 
 def recipe_of_run(run: Path) -> HardRecipe:
@@ -197,6 +217,7 @@ def _evaluate(
     methods: Sequence[str],
     weights: Weights,
     batch_size: int,
+    processes: Processes,
 ) -> Iterator[EvaluationRow]:
     """The rows of one set."""
     teachers = {
@@ -207,7 +228,13 @@ def _evaluate(
     for part in _parts(recipe, name, roots):
         label = " ".join(str(word) for word in (name, part.corruption, part.severity) if word is not None)
         found = measure(
-            networks, part.images, teachers=teachers, classes=part.classes, batch_size=batch_size, progress=label
+            networks,
+            part.images,
+            teachers=teachers,
+            classes=part.classes,
+            batch_size=batch_size,
+            processes=processes,
+            progress=label if processes.first else None,
         )
         for method, keys in itertools.groupby(found, lambda key: key.method):
             metrics = [found[key] for key in keys]

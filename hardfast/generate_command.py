@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from hardfast.diffusion.generate import GenerationSummary, Maker, generate_images
 from hardfast.diffusion.image_store import ImageStore
+from hardfast.distill.processes import from_environment, local_rank
 from hardfast.interruption import exit_status
 from hardfast.ops import _checks
 from hardfast.report.contact_sheet import build_contact_sheet
@@ -52,11 +52,11 @@ def run(recipe: GeneratingRecipe, count: int, out: Path | None, format: str, cac
     Raises:
         GenerationError: wrong settings, missing files, a full disk, or too little memory.
     """
-    rank, world_size = (_from_environment(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(_from_environment("LOCAL_RANK", 0))
-    first = rank == 0
     try:
+        rank, world_size = from_environment("RANK", 0), from_environment("WORLD_SIZE", 1)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())
+        first = rank == 0
         _checks.integer("count", count, 1)
         recipe = recipe.resolved()
         fields = {name: entry["value"] for name, entry in recipe.describe()["fields"].items()}
@@ -83,14 +83,6 @@ def run(recipe: GeneratingRecipe, count: int, out: Path | None, format: str, cac
         print_table(_table(summary, store.counts()))
         print(f"images         {path}\ncontact sheet  {sheet}")
     return 0
-
-
-def _from_environment(name: str, default: int) -> int:
-    """What torchrun says of this process."""
-    value = os.environ.get(name, str(default))
-    if not value.isdecimal():
-        raise GenerationError(f"the environment variable {name} must be a whole number, got {value!r}")
-    return int(value)
 
 
 def _table(summary: GenerationSummary, counts: Mapping[str, int]) -> Table:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hardfast import report_command
 from hardfast.data.image_files import UnreadableImageError
 from hardfast.distill.checkpoint import CheckpointPolicy
 from hardfast.distill.open_run import held, open_run
+from hardfast.distill.processes import LostProcessError, joined, told_of_loss
 from hardfast.distill.run_dir import UNFINISHED, RunDir
 from hardfast.interruption import Interrupted, exit_status, interruptible
 from hardfast.out_of_memory import ran_out_of_memory
@@ -24,11 +25,14 @@ class TrainingError(Exception):
     """The command cannot go on, and the message says all that the user needs."""
 
 
-_TOLD_WHOLLY = (OSError, FloatingPointError, UnreadableImageError, WorkerDiedError)  # by their messages
+#: By their messages.
+_TOLD_WHOLLY = (OSError, FloatingPointError, UnreadableImageError, WorkerDiedError, LostProcessError)
 
 
 def run(recipe: Recipe, out: Path | None, resume: str, checkpoint_every: str, keep_checkpoints: int) -> int:
     """Runs a recipe, or goes on with it, prints the results and writes the report.
+
+    With torchrun, all of its processes train every network together.
 
     Args:
         recipe: the recipe.
@@ -41,22 +45,32 @@ def run(recipe: Recipe, out: Path | None, resume: str, checkpoint_every: str, ke
         Exit status: 0 done, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 
     Raises:
-        TrainingError: wrong settings, missing data, a full disk, too little memory, or steps that are not finite.
+        TrainingError: wrong settings, missing data, a full disk, too little memory, steps that are not finite, or
+            another process was lost.
     """
-    try:
-        policy = CheckpointPolicy(checkpoint_every, keep_checkpoints)
-        config = recipe.resolved().describe()  # all is checked before anything is on disk
-        run_dir = open_run(config, out, resume, policy)
-    except (ValueError, OSError) as error:
-        raise TrainingError(error) from error
-    begun = (run_dir.path / "config.json").exists()
-    print(f"{recipe.name}: {recipe.title}\n{'continuing' if begun else 'writing to'} {run_dir.path}", flush=True)
+    with ExitStack() as stack:
+        try:
+            policy = CheckpointPolicy(checkpoint_every, keep_checkpoints)
+            config = recipe.resolved().describe()  # all is checked before anything is on disk
+            processes = stack.enter_context(joined())
+            run_dir = open_run(config, out, resume, policy, processes)
+        except (ValueError, OSError, LostProcessError) as error:
+            raise TrainingError(error) from error
+        return _train(recipe, run_dir)
+
+
+def _train(recipe: Recipe, run_dir: RunDir) -> int:
+    """Trains with all processes; the first one reports."""
+    first = run_dir.processes.first
+    if first:
+        begun = (run_dir.path / "config.json").exists()
+        print(f"{recipe.name}: {recipe.title}\n{'continuing' if begun else 'writing to'} {run_dir.path}", flush=True)
     start = time.perf_counter()
     try:
-        with interruptible(), held(run_dir):
-            recipe.run(run_dir, progress=True)
+        with interruptible(), held(run_dir), told_of_loss(run_dir.processes):
+            recipe.run(run_dir, progress=first)
     except KeyboardInterrupt as stop:
-        return _interrupted(recipe, run_dir, stop, time.perf_counter() - start)
+        return _interrupted(recipe, run_dir, stop, time.perf_counter() - start) if first else exit_status(stop)
     except BlockingIOError as error:  # what is there is another process's
         raise TrainingError(error) from error
     except _TOLD_WHOLLY as error:
@@ -66,7 +80,8 @@ def run(recipe: Recipe, out: Path | None, resume: str, checkpoint_every: str, ke
         if ran_out_of_memory(error) or (isinstance(error, ValueError) and not trained):
             raise _failed(run_dir, error) from error
         raise  # in the middle of training it is no slip of the user, and the traceback is needed
-    _finish(run_dir)
+    if first:
+        _finish(run_dir)
     return 0
 
 
@@ -95,7 +110,8 @@ def _finish(run_dir: RunDir) -> None:
 
 
 def _failed(run_dir: RunDir, error: Exception) -> TrainingError:
-    if _remove_if_empty(run_dir) or not (run_dir.path / "config.json").exists():
+    nothing = run_dir.processes.first and _remove_if_empty(run_dir)
+    if nothing or not (run_dir.path / "config.json").exists():
         return TrainingError(error)
     return TrainingError(f"{error}\nwhat is in {run_dir.path} is whole; the same command continues it")
 

@@ -76,7 +76,7 @@ def watched_run(path, recipe, patch) -> Watched:
             generated = 0 if self.generated is None else len(self.generated)
             before = {name: value.clone() for name, value in self.model.state_dict().items()}
             given = self.first_step, self.config.steps, before, generated, type(self.augmentor).__name__
-            trainings[self.directory.path.parent.name].append(Training(*given, id(self.teacher), self._seed))
+            trainings[self.directory.path.parent.name].append(Training(*given, id(self.teacher), self.seed))
             return super().fit()
 
     patch.setattr(config_experiment, "Trainer", WatchedTrainer)

@@ -34,7 +34,9 @@ class Augmentor(nn.Module):
     #: Names of variables that a search leaves on their sphere, as it should normal noise.
     norm_preserved: ClassVar[frozenset[str]] = frozenset()
     #: Whether :meth:`transform` can be one graph of ``torch.compile``.
-    compilable: ClassVar[bool] = True
+    compilable: bool = True
+    #: Whether an image is made of others of its batch too; the noise of all others is one entry an image.
+    mixes: bool = False
 
     def noise(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """All that is random of the variables, by name, ``[B, ...]`` each, for images ``[B, C, H, W]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ class _TorchvisionBaseline(_Baseline):
         flip: whether every second image, by chance, is mirrored first.
     """
 
-    compilable: ClassVar[bool] = False
+    compilable = False
 
     def __init__(self, policy: v2.Transform, *, flip: bool) -> None:
         super().__init__()

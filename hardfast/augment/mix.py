@@ -22,6 +22,8 @@ DESCRIBED_DRAWS = 4096
 class _Mix(Augmentor):
     """Keeps :meth:`kept` of each pixel, and takes the rest from the partner."""
 
+    mixes = True
+
     def kept(self, variables: Mapping[str, Tensor], size: Sequence[int]) -> Tensor:
         """The share of the image itself, ``[B, 1, H, W]`` or ``[B, 1, 1, 1]``, for a (height, width)."""
         raise NotImplementedError

@@ -39,6 +39,8 @@ class SequentialAugmentor(Augmentor):
             if not isinstance(augmentor, Augmentor):
                 raise TypeError(f"augmentors must be of class Augmentor, got {type(augmentor).__name__}")
         self.parts = nn.ModuleList(augmentors)
+        self.compilable = all(part.compilable for part in augmentors)
+        self.mixes = any(part.mixes for part in augmentors)
         families: list[str] = []
         self.names: list[str] = []
         for augmentor in augmentors:

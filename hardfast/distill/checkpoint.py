@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hardfast.distill.atomic import atomic_write, make_directory
+from hardfast.distill.processes import ALONE, Processes
 from hardfast.ops import _checks
 
 __all__ = ["BrokenCheckpointError", "CheckpointPolicy", "Checkpoints", "Loaded", "read_checkpoint", "write_checkpoint"]
@@ -82,10 +83,18 @@ class Checkpoints:
         policy: when they are due, and how many are kept.
         first_step: where the training begins; it has the checkpoints after this step,
         last_step: up to this one.
+        processes: those that train; the first one reads and writes for all.
     """
 
-    def __init__(self, folder: Path, policy: CheckpointPolicy, first_step: int, last_step: int) -> None:
-        self.folder, self.policy = Path(folder), policy
+    def __init__(
+        self,
+        folder: Path,
+        policy: CheckpointPolicy,
+        first_step: int,
+        last_step: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        self.folder, self.policy, self._processes = Path(folder), policy, processes
         self._range = range(first_step + 1, last_step + 1)
         self._written = (time.monotonic(), first_step)
 
@@ -114,11 +123,14 @@ class Checkpoints:
 
     def keep(self, count: int) -> None:
         """Removes all but the last ``count``."""
-        for path in self._paths()[:-count]:
+        for path in self._paths()[:-count] if self._processes.first else ():
             path.unlink(missing_ok=True)
 
     def load(self) -> Loaded:
         """The last checkpoint that is whole, and what is wrong with those after it, which are removed."""
+        return self._processes.from_first(self._load)
+
+    def _load(self) -> Loaded:
         broken = []
         for path in reversed(self._paths()):
             try:

@@ -1,9 +1,13 @@
-"""How well networks answer, on sets of images and under every shift of them."""
+"""How well networks answer, on sets of images and under every shift of them.
+
+Several processes deal the chunks of a set among them, so that each image is seen once, and every process returns what
+one process alone would, to the last digit.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -16,6 +20,7 @@ from hardfast.data.groups import GroupedImages
 from hardfast.data.image_set import ImageSet
 from hardfast.data.shifts import ShiftedSet
 from hardfast.distill.constant import held_constant
+from hardfast.distill.processes import ALONE, Processes
 
 _Key = TypeVar("_Key", bound=Hashable)
 _CALIBRATION_BINS = 15
@@ -53,24 +58,52 @@ class ShiftAccuracy(NamedTuple):
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor | ImageSet, batch_size: int = 256) -> Tensor:
+def predict_logits(
+    model: nn.Module, images: Tensor | ImageSet, batch_size: int = 256, processes: Processes = ALONE
+) -> Tensor:
     """Runs a network in evaluation mode over images ``[N, C, H, W]`` in chunks; its mode is restored after.
 
     Args:
         model: maps images to logits.
         images: a tensor, or a set, whose images are moved to the device of the network's parameters.
         batch_size: of the chunks, >= 1.
+        processes: among which the chunks are dealt.
 
     Returns:
-        Logits ``[N, K]``.
+        Logits ``[N, K]``, in every process.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1; got {batch_size}")
+    numbers = torch.arange(len(images)).split(batch_size)
+    device = _device(model)
+    answers: list[tuple[Tensor, Tensor]] = []
     with held_constant(model):
-        return torch.cat([model(chunk) for chunk in _chunks(model, images, batch_size)])
+        for index in processes.deal(numbers):
+            chunk = images[index.to(images.device)] if isinstance(images, Tensor) else images.load(index).to(device)
+            answers.append((index, model(chunk)))
+    if processes.alone:
+        return torch.cat([logits for _, logits in answers])
+    return _merged(answers, len(images), processes)
 
 
-def accuracy(model: nn.Module, images: Tensor | ImageSet, labels: Tensor, batch_size: int = 256) -> float:
+def _merged(answers: Sequence[tuple[Tensor, Tensor]], count: int, processes: Processes) -> Tensor:
+    """All processes' answers to ``count`` images, in order."""
+    like = answers[0][1] if answers else None
+    described = None if like is None else (like.shape[1:], like.dtype, like.device.type)
+    shape, dtype, device = next(found for found in processes.gather(described) if found is not None)
+    whole = torch.zeros(count, *shape, dtype=dtype, device=device)
+    for index, logits in answers:
+        whole[index.to(device)] = logits
+    return processes.merge(whole)
+
+
+def accuracy(
+    model: nn.Module,
+    images: Tensor | ImageSet,
+    labels: Tensor,
+    batch_size: int = 256,
+    processes: Processes = ALONE,
+) -> float:
     """Fraction of images ``[N, C, H, W]`` whose largest logit is at the label ``[N]``.
 
     Raises:
@@ -78,11 +111,13 @@ def accuracy(model: nn.Module, images: Tensor | ImageSet, labels: Tensor, batch_
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"images and labels must be as many, at least one; got {len(images)} and {len(labels)}")
-    answers = predict_logits(model, images, batch_size).argmax(1)
+    answers = predict_logits(model, images, batch_size, processes).argmax(1)
     return int((answers == labels.to(answers.device)).sum()) / len(labels)
 
 
-def group_accuracies(model: nn.Module, tested: GroupedImages, batch_size: int = 1024) -> dict[str, float]:
+def group_accuracies(
+    model: nn.Module, tested: GroupedImages, batch_size: int = 1024, processes: Processes = ALONE
+) -> dict[str, float]:
     """Accuracy of each group that has images, in [0, 1], by name.
 
     Worst-group accuracy is the least of them, mean-group accuracy their mean: a large group counts no more than others.
@@ -92,7 +127,7 @@ def group_accuracies(model: nn.Module, tested: GroupedImages, batch_size: int = 
     """
     if len(tested) == 0:
         raise ValueError("tested must hold images, got none")
-    answers = predict_logits(model, tested.images, batch_size).argmax(1).cpu()
+    answers = predict_logits(model, tested.images, batch_size, processes).argmax(1).cpu()
     correct = (answers == tested.images.labels.cpu()).double()
     members = [tested.groups == group for group in range(len(tested.group_names))]
     return {
@@ -110,6 +145,7 @@ def measure(
     teachers: Mapping[_Key, _Key] | None = None,
     classes: Tensor | None = None,
     batch_size: int = 256,
+    processes: Processes = ALONE,
     progress: str | None = None,
 ) -> dict[_Key, SetMetrics]:
     """Measures networks in evaluation mode on a set, each image of which is loaded once for all of them.
@@ -121,12 +157,13 @@ def measure(
         classes: ``[S]``, int64, different: the answers to choose from, of which every label is one; the logits of all
             others are left out, for the teacher too. None for all.
         batch_size: of the chunks, >= 1.
+        processes: among which the chunks are dealt.
         progress: label of a progress bar; None for no bar.
 
     Returns:
-        The metrics of each network, from exact counts and sums in float64.
+        The metrics of each network, from exact counts and sums in float64; the same in every process.
 
-    Memory: logits of one chunk, and two numbers per image and network for the calibration.
+    Memory: logits of one chunk, and six numbers per image and network.
 
     Errors: ``ValueError`` names what does not fit.
 
@@ -139,51 +176,54 @@ def measure(
     teachers = teachers or {}
     device = _device(*networks.values())
     width = 1 + int((labels if classes is None else classes).max())
-    tallies = {key: _Tally(len(images), width, device, has_teacher=key in teachers) for key in networks}
+    tallies = {key: _Tally(len(images), device, has_teacher=key in teachers) for key in networks}
     chosen = None if classes is None else classes.to(device)
     with held_constant(*networks.values()):
         chunks = torch.arange(len(images)).split(batch_size)
-        for index in tqdm(chunks, progress, leave=False, disable=progress is None):
+        for index in tqdm(processes.deal(chunks), progress, leave=False, disable=progress is None):
             batch, target = images.load(index).to(device), places[index].to(device)
             logits = {key: _answers(model, batch, width, chosen) for key, model in networks.items()}
             for key, tally in tallies.items():
-                tally.add(logits[key], target, logits[teachers[key]] if key in teachers else None)
-    return {key: tally.metrics() for key, tally in tallies.items()}
+                tally.add(index, logits[key], target, logits[teachers[key]] if key in teachers else None)
+    return {key: tally.metrics(processes) for key, tally in tallies.items()}
 
 
 class _Tally:
-    """Counts and sums of one network over a set, on its device until they are asked for."""
+    """What is known of each image under one network, on its device until it is asked for."""
 
-    def __init__(self, count: int, classes: int, device: torch.device | None, *, has_teacher: bool) -> None:
-        # Importing torchmetrics takes a second, which only evaluation needs to wait.
-        from torchmetrics.classification import MulticlassCalibrationError
+    def __init__(self, count: int, device: torch.device | None, *, has_teacher: bool) -> None:
+        self._has_teacher = has_teacher
+        # By image, so that sums do not depend on who saw which: correct, as the teacher, KL to the teacher, negative
+        # log-likelihood, confidence.
+        self._values = torch.zeros(5, count, dtype=torch.float64, device=device)
 
-        self._count, self._has_teacher = count, has_teacher
-        # Correct answers, answers as the teacher's, KL to the teacher, negative log-likelihood.
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
-        calibration = MulticlassCalibrationError(max(2, classes), n_bins=_CALIBRATION_BINS, validate_args=False)
-        self._calibration = calibration.to(device)
-
-    def add(self, logits: Tensor, target: Tensor, teacher: Tensor | None) -> None:
+    def add(self, index: Tensor, logits: Tensor, target: Tensor, teacher: Tensor | None) -> None:
         log_probabilities = logits.double().log_softmax(1)
-        answers = log_probabilities.argmax(1)
-        self._sums[0] += (answers == target).sum()
-        self._sums[3] += F.nll_loss(log_probabilities, target, reduction="sum")
+        confidences, answers = log_probabilities.max(1)
+        correct = (answers == target).double()
+        nll = F.nll_loss(log_probabilities, target, reduction="none")
+        agreed = divergence = torch.zeros_like(nll)
         if teacher is not None:
             log_teacher = teacher.double().log_softmax(1)
-            self._sums[1] += (answers == log_teacher.argmax(1)).sum()
-            self._sums[2] += F.kl_div(log_probabilities, log_teacher, reduction="sum", log_target=True)
-        # A confidence of exactly 1 belongs to the last bin; torchmetrics gives it one of its own.
-        below_one = 1 - torch.finfo(torch.float32).eps / 2
-        self._calibration.update(log_probabilities.exp().float().clamp(max=below_one), target)
+            agreed = (answers == log_teacher.argmax(1)).double()
+            divergence = F.kl_div(log_probabilities, log_teacher, reduction="none", log_target=True).sum(1)
+        self._values[:, index.to(nll.device)] = torch.stack([correct, agreed, divergence, nll, confidences.exp()])
 
-    def metrics(self) -> SetMetrics:
-        correct, agreed, divergence, nll = (self._sums / self._count).tolist()
+    def metrics(self, processes: Processes) -> SetMetrics:
+        # Importing torchmetrics takes a second, which only evaluation needs to wait.
+        from torchmetrics.functional.classification import binary_calibration_error
+
+        values = processes.merge(self._values)
+        correct, agreed, divergence, nll, _ = values.mean(1).tolist()
+        # A confidence of exactly 1 belongs to the last bin; torchmetrics gives it one of its own.
+        confidences = values[4].float().clamp(max=1 - torch.finfo(torch.float32).eps / 2)
+        # Whether the answer is right, and how sure of that the network is: a question with two answers.
+        calibration = binary_calibration_error(confidences, values[0].long(), _CALIBRATION_BINS, validate_args=False)
         return SetMetrics(
             correct,
             agreed if self._has_teacher else None,
             divergence if self._has_teacher else None,
-            float(self._calibration.compute()),
+            float(calibration),
             nll,
         )
 
@@ -214,17 +254,10 @@ def _device(*models: nn.Module) -> torch.device | None:
     return next((tensor.device for tensor in weights), None)
 
 
-def _chunks(model: nn.Module, images: Tensor | ImageSet, batch_size: int) -> Iterator[Tensor]:
-    if isinstance(images, Tensor):
-        yield from images.split(batch_size)
-        return
-    device = _device(model)
-    for index in torch.arange(len(images)).split(batch_size):
-        yield images.load(index).to(device)
-
-
-def accuracy_per_shift(model: nn.Module, shifted: ShiftedSet, batch_size: int = 1024) -> ShiftAccuracy:
+def accuracy_per_shift(
+    model: nn.Module, shifted: ShiftedSet, batch_size: int = 1024, processes: Processes = ALONE
+) -> ShiftAccuracy:
     """Accuracy on a set of images under each of its shifts; one shifted copy is in memory at a time."""
-    rows = [(dx, dy, accuracy(model, images, shifted.labels, batch_size)) for dx, dy, images in shifted]
+    rows = [(dx, dy, accuracy(model, images, shifted.labels, batch_size, processes)) for dx, dy, images in shifted]
     dx_px, dy_px, accuracies = zip(*rows, strict=True)
     return ShiftAccuracy(np.array(dx_px), np.array(dy_px), np.array(accuracies))

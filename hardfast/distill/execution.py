@@ -12,6 +12,8 @@ from torch.fx.proxy import TraceError
 
 from hardfast.augment import Augmentor
 from hardfast.distill.constant import held_constant
+from hardfast.distill.shard import Shard, ShardedAugmentor
+from hardfast.distill.sharded_layers import has_exchange
 from hardfast.ops import _checks
 
 PRECISIONS = ("float32", "bfloat16")
@@ -38,11 +40,12 @@ class CompiledAugmentor(nn.Module):
     def __init__(self, augmentor: Augmentor) -> None:
         super().__init__()
         self.augmentor = augmentor
-        self._transform = torch.compile(augmentor.transform, fullgraph=True, dynamic=False)
+        self.transform = torch.compile(augmentor.transform, fullgraph=True, dynamic=False)
+        self.noise, self.mixes = augmentor.noise, augmentor.mixes
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws and renders, as the augmentor does."""
-        return self._transform(images, self.augmentor.noise(images, generator))
+        return self.transform(images, self.noise(images, generator))
 
 
 def _folded(network: nn.Module) -> nn.Module:
@@ -58,8 +61,9 @@ class Execution:
     """How a training runs its networks. The defaults are plain PyTorch.
 
     Args:
-        compile: whether student, teacher and augmentor are compiled, each as one graph without a break. Shapes are
-            static: batches of one size are compiled in the first few steps and never again.
+        compile: whether student, teacher and augmentor are compiled, each as one graph without a break, but for batch
+            norms over several processes. Shapes are static: batches of one size are compiled in the first few steps and
+            never again.
         precision: of the networks' layers, ``"float32"`` or ``"bfloat16"`` (autocast). Weights, losses, positions of
             warps and optimisers are float32 in either.
         channels_last: whether images and convolutions' weights have their channels innermost. On CPUs it gains for some
@@ -87,16 +91,24 @@ class Execution:
         network.to(memory_format=self.memory_format)
         if self.precision == "bfloat16":
             network = _Autocast(network, torch.bfloat16)
+        if not self.compile:
+            return network
         # A compiled module is a module, and torch.compile's type says less.
-        return torch.compile(network, fullgraph=True, dynamic=False) if self.compile else network  # type: ignore[return-value]
+        return torch.compile(network, fullgraph=not has_exchange(network), dynamic=False)  # type: ignore[return-value]
 
     def teacher(self, teacher: nn.Module) -> nn.Module:
         """As :meth:`network`, of one that never learns; with ``fold_teacher`` its parameters may be copies."""
         return self.network(_folded(teacher) if self.fold_teacher else teacher)
 
-    def augmentor(self, augmentor: Augmentor) -> nn.Module:
-        """The augmentor as it is run in training: same parameters; compiled only if it says that it can be."""
-        return CompiledAugmentor(augmentor) if self.compile and augmentor.compilable else augmentor
+    def augmentor(self, augmentor: Augmentor, shard: Shard | None = None) -> nn.Module:
+        """The augmentor as it is run in training: same parameters; compiled only if it says that it can be.
+
+        Args:
+            augmentor: of whole batches.
+            shard: the part of them that this process has; None for all of them.
+        """
+        run = CompiledAugmentor(augmentor) if self.compile and augmentor.compilable else augmentor
+        return run if shard is None or shard.processes.alone else ShardedAugmentor(run, shard)
 
     def images(self, images: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` as the networks take them."""

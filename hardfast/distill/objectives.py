@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from hardfast.ops import _checks, kl_disagreement
 from hardfast.ops.kl_disagreement import DIVERGENCES
 
 FORMS = ("saturating", "non_saturating")
+#: Makes of means over the images at hand, ``[n]``, those over the whole batch, differentiably.
+Mean = Callable[[Tensor], Tensor]
 
 # Below this the logarithm of the non-saturating form is flat: two float32 networks that agree to rounding
 # error.
@@ -72,8 +75,11 @@ class StudentObjective:
         teacher_clean: Tensor,
         student_augmented: Tensor | None = None,
         teacher_augmented: Tensor | None = None,
+        mean: Mean | None = None,
     ) -> StudentTerms:
         """Combines logits ``[B, K]``; without augmented ones it is plain distillation, ``D(s(x), t(x))``.
+
+        ``mean`` is that of a :class:`~hardfast.distill.shard.Shard`, whose logits they are; None for a whole batch.
 
         Raises:
             ValueError: the logits of only one network are given for the augmented images.
@@ -81,13 +87,15 @@ class StudentObjective:
         options: Any = {"temperature": self.temperature, "divergence": self.divergence}
         clean = kl_disagreement(student_clean, teacher_clean, **options)
         if student_augmented is None and teacher_augmented is None:
+            (clean,) = _over_batch(mean, clean)
             return StudentTerms(clean, clean.detach(), None)
         if student_augmented is None or teacher_augmented is None:
             raise ValueError("student_augmented and teacher_augmented must be given together; got only one of them")
         augmented = kl_disagreement(student_augmented, teacher_augmented, **options)
         with torch.no_grad():
             consistency = kl_disagreement(teacher_augmented, teacher_clean, **options)
-        return StudentTerms(augmented + self.clean_weight * clean, augmented.detach(), consistency)
+        clean, augmented, consistency = _over_batch(mean, clean, augmented, consistency)
+        return StudentTerms(augmented + self.clean_weight * clean, augmented.detach(), consistency.detach())
 
 
 @dataclass(frozen=True)
@@ -124,17 +132,27 @@ class AugmentorObjective:
             raise ValueError(f"form must be one of {list(FORMS)}; got {self.form!r}")
         _checks.one_of("divergence", self.divergence, DIVERGENCES)
 
-    def __call__(self, student_augmented: Tensor, teacher_augmented: Tensor, teacher_clean: Tensor) -> AugmentorTerms:
-        """Combines logits ``[B, K]``; gradients run through both augmented arguments."""
+    def __call__(
+        self, student_augmented: Tensor, teacher_augmented: Tensor, teacher_clean: Tensor, mean: Mean | None = None
+    ) -> AugmentorTerms:
+        """Combines logits ``[B, K]``; gradients run through both augmented arguments.
+
+        ``mean`` is that of a :class:`~hardfast.distill.shard.Shard`, whose logits they are; None for a whole batch.
+        """
         options: Any = {"temperature": self.temperature, "divergence": self.divergence}
         disagreement = kl_disagreement(student_augmented, teacher_augmented, **options)
         consistency = kl_disagreement(teacher_augmented, teacher_clean, **options)
+        disagreement, consistency = _over_batch(mean, disagreement, consistency)
         sought = disagreement
         if self.form == "non_saturating":
             sought = (disagreement + _SMALLEST_DISAGREEMENT).log()
         return AugmentorTerms(
             self.teacher_weight * consistency - self.student_weight * sought, disagreement, consistency
         )
+
+
+def _over_batch(mean: Mean | None, *values: Tensor) -> tuple[Tensor, ...]:
+    return values if mean is None else mean(torch.stack(values)).unbind()
 
 
 def _check_temperature(value: float) -> None:

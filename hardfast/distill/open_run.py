@@ -5,18 +5,25 @@ from __future__ import annotations
 import errno
 import fcntl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hardfast.distill.atomic import write_error
 from hardfast.distill.checkpoint import CheckpointPolicy
+from hardfast.distill.processes import ALONE, Processes
 from hardfast.distill.run_dir import UNFINISHED, RunDir
 
 __all__ = ["held", "open_run"]
 
 
-def open_run(config: Mapping[str, Any], out: Path | None, resume: str, policy: CheckpointPolicy) -> RunDir:
+def open_run(
+    config: Mapping[str, Any],
+    out: Path | None,
+    resume: str,
+    policy: CheckpointPolicy,
+    processes: Processes = ALONE,
+) -> RunDir:
     """Opens the directory of a run: that of an earlier one to be continued, or a new one.
 
     Args:
@@ -26,6 +33,7 @@ def open_run(config: Mapping[str, Any], out: Path | None, resume: str, policy: C
             same settings, is not finished and is written by nobody; where there is none, a run begins. ``"never"``
             begins one. Anything else is the directory of the run to continue.
         policy: of the checkpoints.
+        processes: those that train together; the first one looks for all.
 
     Raises:
         ValueError: the directory's run has other settings, or two directories are given.
@@ -33,6 +41,10 @@ def open_run(config: Mapping[str, Any], out: Path | None, resume: str, policy: C
         FileExistsError, NotADirectoryError: ``out`` is not empty and no run, or a file.
         OSError: the directory cannot be made.
     """
+    return RunDir(processes.from_first(lambda: _path(config, out, resume)), policy, processes)
+
+
+def _path(config: Mapping[str, Any], out: Path | None, resume: str) -> Path:
     recipe = config["recipe"]
     if resume not in ("auto", "never"):
         path = Path(resume)
@@ -47,15 +59,14 @@ def open_run(config: Mapping[str, Any], out: Path | None, resume: str, policy: C
     elif resume == "auto" and out is None and (found := _last_unfinished(Path("runs") / recipe, config)):
         path = found
     else:
-        return RunDir.create(recipe, out, policy)
-    run_dir = RunDir(path, policy)
-    run_dir.check_config(config)
-    return run_dir
+        return RunDir.create(recipe, out).path
+    RunDir(path).check_config(config)
+    return path
 
 
 @contextmanager
 def held(run_dir: RunDir) -> Iterator[None]:
-    """Keeps other processes from a run, and marks it as not finished until the block ends without an error.
+    """Keeps others from a run, and marks it as not finished until the block ends without an error.
 
     What a killed process left half-written is removed.
 
@@ -63,6 +74,13 @@ def held(run_dir: RunDir) -> Iterator[None]:
         BlockingIOError: another process is writing there.
         OSError: the directory cannot be written.
     """
+    with ExitStack() as stack:
+        run_dir.processes.from_first(lambda: stack.enter_context(_held(run_dir)))
+        yield
+
+
+@contextmanager
+def _held(run_dir: RunDir) -> Iterator[None]:
     mark = run_dir.path / UNFINISHED
     try:
         file = open(mark, "ab")  # noqa: SIM115 - closed below, in the same block

@@ -17,6 +17,7 @@ import numpy as np
 from hardfast.distill.atomic import make_directory, plain, write_bytes, write_error, write_json
 from hardfast.distill.checkpoint import CheckpointPolicy, Checkpoints
 from hardfast.distill.metrics_log import MetricsLog
+from hardfast.distill.processes import ALONE, Processes
 from hardfast.distill.run_header import run_header
 
 if TYPE_CHECKING:
@@ -100,13 +101,16 @@ class MethodDir:
     Args:
         path: directory, created with its parents.
         policy: of the checkpoints.
+        processes: those that train; the first one reads and writes for all, which call the same methods.
     """
 
-    def __init__(self, path: Path, policy: CheckpointPolicy | None = None) -> None:
+    def __init__(self, path: Path, policy: CheckpointPolicy | None = None, processes: Processes = ALONE) -> None:
         self.path = Path(path)
         self.policy = policy or CheckpointPolicy()
-        make_directory(self.path)
+        self.processes = processes
         self._metrics = MetricsLog(self.path)
+        if processes.first:
+            make_directory(self.path)
 
     def __enter__(self) -> MethodDir:
         return self
@@ -125,7 +129,8 @@ class MethodDir:
             TypeError: a value is neither a number nor text.
             OSError: the disk is full or not writable.
         """
-        self._metrics.log(step, scalars)
+        if self.processes.first:
+            self._metrics.log(step, scalars)
 
     def metrics(self) -> str:
         """Return the lines of ``metrics.jsonl`` so far."""
@@ -137,11 +142,12 @@ class MethodDir:
         Raises:
             OSError: the disk is full or not writable.
         """
-        self._metrics.restore(text)
+        if self.processes.first:
+            self._metrics.restore(text)
 
     def checkpoints(self, first_step: int, last_step: int) -> Checkpoints:
         """Return the checkpoints of the training that takes the method from one step to another."""
-        return Checkpoints(self.path / "checkpoints", self.policy, first_step, last_step)
+        return Checkpoints(self.path / "checkpoints", self.policy, first_step, last_step, self.processes)
 
     def tested(self) -> dict[str, float] | None:
         """Return what :meth:`finish` was told; None where the method is still to be trained or tested.
@@ -168,8 +174,10 @@ class MethodDir:
         from safetensors.torch import save
 
         path = self.path / f"{_check_name('name', name)}.safetensors"
-        tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-        return write_bytes(path, save(tensors))
+        if self.processes.first:
+            tensors = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+            write_bytes(path, save(tensors))
+        return path
 
     def save_json(self, name: str, value: Mapping[str, Any]) -> Path:
         """Write ``<name>.json``, named tuples as lists, and return the path.
@@ -177,7 +185,10 @@ class MethodDir:
         Raises:
             OSError: as :func:`atomic_write`.
         """
-        return write_json(self.path / f"{_check_name('name', name)}.json", value)
+        path = self.path / f"{_check_name('name', name)}.json"
+        if self.processes.first:
+            write_json(path, value)
+        return path
 
     def add_unreadable(self, sentences: Sequence[str]) -> None:
         """Add sentences on images that could not be read to those of ``unreadable.json``.
@@ -195,12 +206,7 @@ class MethodDir:
             ValueError: the file is damaged; the message names it.
         """
         path = self.path / f"{_check_name('name', name)}.json"
-        if not path.exists():
-            return None
-        try:
-            return dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it, and it is made again") from error
+        return self.processes.from_first(lambda: _read_json(path))
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> Path:
         """Write numeric arrays to ``<name>.npz`` and return the path.
@@ -214,9 +220,11 @@ class MethodDir:
         for key, value in numeric.items():
             if value.dtype.hasobject:
                 raise TypeError(f"{key} must be an array of numbers or text; got dtype {value.dtype}")
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **numeric)  # type: ignore[arg-type]
-        return write_bytes(path, buffer.getvalue())
+        if self.processes.first:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **numeric)  # type: ignore[arg-type]
+            write_bytes(path, buffer.getvalue())
+        return path
 
     def close(self) -> None:
         """Close the metrics and TensorBoard files; a later :meth:`log` opens them again."""
@@ -229,12 +237,15 @@ class RunDir:
     Args:
         path: directory, created with its parents.
         policy: of the checkpoints.
+        processes: those that train; the first one reads and writes for all, which call the same methods.
     """
 
-    def __init__(self, path: Path, policy: CheckpointPolicy | None = None) -> None:
+    def __init__(self, path: Path, policy: CheckpointPolicy | None = None, processes: Processes = ALONE) -> None:
         self.path = Path(path)
         self.policy = policy or CheckpointPolicy()
-        make_directory(self.path)
+        self.processes = processes
+        if processes.first:
+            make_directory(self.path)
 
     @staticmethod
     def create(recipe: str, out: Path | None = None, policy: CheckpointPolicy | None = None) -> RunDir:
@@ -263,7 +274,7 @@ class RunDir:
         """Return (and create) the directory of one method and seed (>= 0)."""
         if seed < 0:
             raise ValueError(f"seed must be >= 0; got {seed}")
-        return MethodDir(self.path / _check_name("method", method) / f"seed-{int(seed)}", self.policy)
+        return MethodDir(self.path / _check_name("method", method) / f"seed-{int(seed)}", self.policy, self.processes)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write ``config.json``; in a directory that has one already, compare with it.
@@ -275,8 +286,9 @@ class RunDir:
         Raises:
             ValueError: as :meth:`check_config`.
         """
-        self.check_config(config)
-        write_json(self.path / "config.json", config)
+        self.processes.from_first(lambda: self.check_config(config))
+        if self.processes.first:
+            write_json(self.path / "config.json", config)
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Compare a configuration with that of the directory, if it has one.
@@ -314,8 +326,19 @@ class RunDir:
             rows: the rows so far; may be called after every method, so that an interrupted run has its results.
             seconds: wall-clock time of the run so far.
         """
+        if not self.processes.first:
+            return
         header = {**run_header(), "seconds": round(float(seconds), 3)}
         write_json(self.path / "results.json", {"header": header, "rows": [row.to_json() for row in rows]})
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it, and it is made again") from error
 
 
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from hardfast.distill.constant import held_constant
 from hardfast.distill.finite_steps import FiniteSteps
-from hardfast.distill.objectives import AugmentorObjective, StudentObjective, StudentTerms
+from hardfast.distill.objectives import AugmentorObjective, Mean, StudentObjective, StudentTerms
 
 
 class AugmentorStep(NamedTuple):
@@ -45,6 +45,7 @@ def student_step(
     generated: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
     finite: FiniteSteps | None = None,
+    mean: Mean | None = None,
 ) -> StudentTerms:
     """Moves the student towards the teacher's answers, on clean and on augmented or generated images.
 
@@ -65,6 +66,7 @@ def student_step(
             no consistency to tell.
         generator: source of the augmentor's noise.
         finite: skips the step where it would not be finite; None to take every step.
+        mean: that of a :class:`~hardfast.distill.shard.Shard`, of which the images are a part; None for a whole batch.
 
     Returns:
         The loss and its parts, detached; nothing is read from the device.
@@ -84,13 +86,14 @@ def student_step(
     if generated is not None:
         others, teacher_others = generated
         student_others, student_clean = student(torch.cat([others, images])).split([len(others), len(images)])
-        clean, terms = objective(student_clean, teacher_clean), objective(student_others, teacher_others)
+        clean = objective(student_clean, teacher_clean, mean=mean)
+        terms = objective(student_others, teacher_others, mean=mean)
         terms = StudentTerms(terms.loss + objective.clean_weight * clean.loss, terms.disagreement, None)
     elif augmentor is not None:
         student_augmented, student_clean = student(torch.cat([augmented, images])).split(len(images))
-        terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented)
+        terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented, mean)
     else:
-        terms = objective(student(images), teacher_clean)
+        terms = objective(student(images), teacher_clean, mean=mean)
     _descend(terms.loss, optimizer, finite)
     return StudentTerms(terms.loss.detach(), terms.disagreement, terms.teacher_consistency)
 
@@ -106,6 +109,7 @@ def augmentor_step(
     teacher_clean: Tensor | None = None,
     generator: torch.Generator | None = None,
     finite: FiniteSteps | None = None,
+    mean: Mean | None = None,
 ) -> AugmentorStep:
     """Moves the augmentor towards images on which the student fails and the teacher holds its answer.
 
@@ -122,6 +126,7 @@ def augmentor_step(
         teacher_clean: the teacher's logits on ``images``, ``[B, K]``, to save their computation.
         generator: source of the augmentor's noise.
         finite: skips the step where it would not be finite; None to take every step.
+        mean: that of a :class:`~hardfast.distill.shard.Shard`, of which the images are a part; None for a whole batch.
 
     Returns:
         The loss and its parts, and what the teacher was shown and said; detached, nothing is read from the device.
@@ -132,7 +137,7 @@ def augmentor_step(
                 teacher_clean = teacher(images)
         augmented = augmentor(images, generator)
         teacher_augmented = teacher(augmented)
-        terms = objective(student(augmented), teacher_augmented, teacher_clean)
+        terms = objective(student(augmented), teacher_augmented, teacher_clean, mean)
         _descend(terms.loss, optimizer, finite)
     return AugmentorStep(*(value.detach() for value in (*terms, augmented, teacher_augmented)))
 
@@ -145,6 +150,7 @@ def supervised_step(
     *,
     label_smoothing: float = 0.0,
     finite: FiniteSteps | None = None,
+    mean: Mean | None = None,
 ) -> Tensor:
     """Moves a network towards labels by cross-entropy.
 
@@ -155,11 +161,13 @@ def supervised_step(
         optimizer: of the model's parameters.
         label_smoothing: in [0, 1].
         finite: skips the step where it would not be finite; None to take every step.
+        mean: that of a :class:`~hardfast.distill.shard.Shard`, of which the images are a part; None for a whole batch.
 
     Returns:
         The loss, a detached scalar.
     """
     loss = F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
+    loss = loss if mean is None else mean(loss)
     _descend(loss, optimizer, finite)
     return loss.detach()
 

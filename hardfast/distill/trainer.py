@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,15 @@ from hardfast.distill.alternation import Alternation
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.evaluate import accuracy, predict_logits
 from hardfast.distill.finite_steps import FiniteSteps
+from hardfast.distill.processes import ALONE, Processes
+from hardfast.distill.random_state import OwnRandomState
 from hardfast.distill.run_dir import MethodDir
+from hardfast.distill.shard import Shard, sharded
+from hardfast.distill.sharded_layers import shard_layers
 from hardfast.distill.snapshots import SnapshotRecorder
 from hardfast.distill.step import AugmentorStep, augmentor_step, student_step, supervised_step
 from hardfast.distill.trainer_config import TrainerConfig
-from hardfast.interruption import interruption
+from hardfast.interruption import Interruption, interruption
 from hardfast.out_of_memory import advice_when_out_of_memory
 
 __all__ = ["Trainer", "TrainerConfig", "TrainingSummary", "Transform"]
@@ -53,6 +57,9 @@ class TrainingSummary:
 class Trainer:
     """Trains one network; the same seed and number of threads give bitwise the same weights.
 
+    Several processes train one network together, each on its part of every batch: what they come to is what one process
+    comes to, up to rounding.
+
     Without a teacher the network learns from labels. With a teacher it is a student of the teacher's answers;
     with an augmentor too, on augmented images as well; and with an alternation the augmentor learns. With generated
     images it sees as many of these as of the others. What is validated, and what :attr:`trained` gives, is the moving
@@ -71,6 +78,7 @@ class Trainer:
         first_step: steps that the network took before, for the log.
         seed: of batches, noise and dropout, >= 0.
         directory: where metrics, weights, checkpoints and snapshots go; None for nowhere.
+        processes: those that train together. With several, layers of the model are replaced (:func:`shard_layers`).
         progress: text before a progress bar, which is shown where there is a terminal; None for no bar.
     """
 
@@ -89,6 +97,7 @@ class Trainer:
         first_step: int = 0,
         seed: int = 0,
         directory: MethodDir | None = None,
+        processes: Processes = ALONE,
         progress: str | None = None,
     ) -> None:
         if augmentor is not None and teacher is None:
@@ -105,7 +114,10 @@ class Trainer:
         if len(train) == 0 or len(validation) == 0:
             raise ValueError(f"train and validation must hold images; got {len(train)} and {len(validation)}")
         self._told_unreadable = 0
-        self.model = model
+        self._processes = processes
+        self._shard = Shard(processes, config.batch_size)
+        self._mean = None if processes.alone else self._shard.mean
+        self.model = model = shard_layers(model, self._shard)
         self.train = readable(train, config.max_unreadable)
         self.validation = readable(validation, config.max_unreadable)
         self.config = config
@@ -121,11 +133,11 @@ class Trainer:
         self.last_accuracy = math.nan
         self._device = next(model.parameters()).device
         self.generated = None if generated is None else readable(generated, config.max_unreadable)
-        self.transform = transform
+        self.transform = sharded(transform, self._shard)
         self.first_step = first_step
-        self._seed = seed
+        self.seed = seed
         self._noise = torch.Generator(self._device).manual_seed(seed)
-        self._dropout_state: dict[str, Tensor] | None = None
+        self._random_state = OwnRandomState(self._device, seed)
         self._batches = ShuffledBatches(len(train), config.batch_size, 2 * seed)
         # The augmentor's batches or those of generated images: no student has both.
         others = len(train) if generated is None else len(generated)
@@ -148,20 +160,22 @@ class Trainer:
             self._augmentor_finite = FiniteSteps(self._augmentor_optimizer, augmentor, config.most_skipped)
         execution = config.execution
         self._run_model = execution.network(model)
+        self._learning_model = processes.wrap(self._run_model)
         self._finite = FiniteSteps(self._optimizer, model, config.most_skipped)
         self._run_teacher = None if teacher is None else execution.teacher(teacher)
-        self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor)
+        self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor, self._shard)
+        self._learning_augmentor = None
+        if self._run_augmentor is not None and alternation is not None:
+            self._learning_augmentor = processes.wrap(self._run_augmentor, some_unused=True)
         # Clean images are never changed on the way, so the teacher answers each of them once.
-        self._teacher_clean = (
-            predict_logits(teacher, self.train) if teacher is not None and config.cache_teacher else None
-        )
-        self._teacher_generated = None
+        self._teacher_clean = self._teacher_generated = None
+        if teacher is not None and config.cache_teacher:
+            self._teacher_clean = predict_logits(teacher, self.train, processes=processes)
         if teacher is not None and self.generated is not None:
-            self._teacher_generated = predict_logits(teacher, self.generated)
+            self._teacher_generated = predict_logits(teacher, self.generated, processes=processes)
         self._clock = (time.perf_counter(), 0)
-        self._checkpoints = None
-        if directory is not None:
-            self._checkpoints = directory.checkpoints(first_step, first_step + config.steps)
+        last_step = first_step + config.steps
+        self._checkpoints = None if directory is None else directory.checkpoints(first_step, last_step)
 
     def resume(self) -> bool:
         """Goes back to the directory's last whole checkpoint of this training, its metrics too; damaged ones are told.
@@ -179,7 +193,7 @@ class Trainer:
         if self._checkpoints is None or self.directory is None:
             return False
         loaded = self._checkpoints.load()
-        for sentence in loaded.broken:
+        for sentence in loaded.broken if self._processes.first else ():
             instead = "the training begins again" if loaded.path is None else f"{loaded.path.name} is used instead"
             tqdm.write(f"{sentence}; {instead}", file=sys.stderr)
         finished = self.directory.tested() is not None
@@ -215,8 +229,8 @@ class Trainer:
             torch.compiler.reset()
         with (
             bar,
-            self._own_random_state(),
-            advice_when_out_of_memory(_advice(self.config)),
+            self._random_state.inside(),
+            advice_when_out_of_memory(self.config.memory_advice),
             interruption("saving what was learned") as asked,
         ):
             self.model.train()
@@ -230,8 +244,10 @@ class Trainer:
                 self._record_snapshot()
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
                     self._validate()
-                self._save_checkpoint(asked.requested)
-                asked.raise_if_requested()
+                stop, due = self._agreed(asked)
+                self._save_checkpoint(stop or due)
+                if stop:
+                    asked.raise_if_requested()
         return TrainingSummary(
             self.step,
             self.augmentor_steps,
@@ -258,7 +274,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "noise": self._noise.get_state(),
-            "dropout": self._dropout_state,
+            "dropout": self._random_state.kept,
             "finite": self._finite.state_dict(),
         }
         parts = self._optional_parts()
@@ -276,7 +292,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._noise.set_state(state["noise"])
-        self._dropout_state = state["dropout"]
+        self._random_state.kept = state["dropout"]
         self._finite.load_state_dict(state["finite"])
         for name, part in parts.items():
             part.load_state_dict(state[name])
@@ -294,26 +310,9 @@ class Trainer:
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    @contextmanager
-    def _own_random_state(self) -> Iterator[None]:
-        """Dropout draws from the global generator: that is ours inside and the caller's, untouched, outside."""
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._seed)
-            if self._dropout_state is not None:
-                torch.set_rng_state(self._dropout_state["cpu"])
-                if devices:
-                    torch.cuda.set_rng_state(self._dropout_state["cuda"], self._device)
-            yield
-
-    def _keep_random_state(self) -> None:
-        self._dropout_state = {"cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            self._dropout_state["cuda"] = torch.cuda.get_rng_state(self._device)
-
     def _student_step(self, bar: tqdm) -> None:
         _set_learning_rate(self._optimizer, self.config.learning_rate * self.config.schedule(self.step))
-        index = self._batches.indices(self.step)
+        index = self._shard.of(self._batches.indices(self.step))
         images = self._load(self.train, index)
         disagreement = consistency = None
         if self._run_teacher is None:
@@ -321,18 +320,19 @@ class Trainer:
             if self.transform is not None:
                 images = self.config.execution.images(self.transform(images, self._noise))
             loss = supervised_step(
-                self._run_model,
+                self._learning_model,
                 images,
                 labels,
                 self._optimizer,
                 label_smoothing=self.config.label_smoothing,
                 finite=self._finite,
+                mean=self._mean,
             )
         else:
             reused, self._unused = self._unused, None
             others = self._generated_batch() if reused is None else (reused.images, reused.teacher_logits)
             loss, disagreement, consistency = student_step(
-                self._run_model,
+                self._learning_model,
                 self._run_teacher,
                 images,
                 self._optimizer,
@@ -342,6 +342,7 @@ class Trainer:
                 generated=others,
                 generator=self._noise,
                 finite=self._finite,
+                mean=self._mean,
             )
             if reused is not None:
                 consistency = reused.teacher_consistency
@@ -354,15 +355,15 @@ class Trainer:
             self._log_student(bar, loss, disagreement, consistency)
 
     def _augmentor_step(self) -> None:
-        assert self._run_augmentor is not None
+        assert self._learning_augmentor is not None
         assert self.alternation is not None
         assert self._run_teacher is not None
         assert self._augmentor_optimizer is not None
-        index = self._other_batches.indices(self.augmentor_steps)
+        index = self._shard.of(self._other_batches.indices(self.augmentor_steps))
         rate = self.config.augmentor_learning_rate * self.config.schedule(self.step)
         _set_learning_rate(self._augmentor_optimizer, rate)
         taken = augmentor_step(
-            self._run_augmentor,
+            self._learning_augmentor,
             self._run_model,
             self._run_teacher,
             self._load(self.train, index),
@@ -371,6 +372,7 @@ class Trainer:
             teacher_clean=self._teacher_answers(index),
             generator=self._noise,
             finite=self._augmentor_finite,
+            mean=self._mean,
         )
         self._unused = taken if self.config.reuse_augmented else None
         self.augmentor_steps += 1
@@ -418,10 +420,12 @@ class Trainer:
 
     def _tell_unreadable(self) -> None:
         """Writes down which images could not be read, when there are more of them."""
-        found = [text for images in (self.train, self.validation, self.generated) for text in unreadable(images)]
+        mine = [text for images in (self.train, self.validation, self.generated) for text in unreadable(images)]
+        found = sorted({text for texts in self._processes.gather(mine) for text in texts})
         if self.directory is not None and len(found) > self._told_unreadable:
             self.directory.add_unreadable(found)
-            tqdm.write(f"{found[-1]}; {len(found)} such so far, and others stand in for them", file=sys.stderr)
+            if self._processes.first:
+                tqdm.write(f"{found[-1]}; {len(found)} such so far, and others stand in for them", file=sys.stderr)
         self._told_unreadable = len(found)
 
     def _load(self, images: ImageSet, index: Tensor) -> Tensor:
@@ -434,7 +438,7 @@ class Trainer:
         """Generated images of this step, and the teacher's logits on them."""
         if self.generated is None or self._teacher_generated is None:
             return None
-        index = self._other_batches.indices(self.step)
+        index = self._shard.of(self._other_batches.indices(self.step))
         return self._load(self.generated, index), self._teacher_generated[index.to(self._device)]
 
     def _log(self, **values: float | str) -> None:
@@ -446,13 +450,13 @@ class Trainer:
             self._snapshots.record(self.step)
 
     def _validate(self) -> None:
-        self.last_accuracy = accuracy(self.trained, self.validation, self.validation.labels)
+        self.last_accuracy = accuracy(self.trained, self.validation, self.validation.labels, processes=self._processes)
         self._log(split="validation", validation_accuracy=self.last_accuracy)
         # Of equally good weights the later ones have learned more: a small validation set has many ties.
         is_best = self.last_accuracy >= self.best_accuracy
         if is_best:
             self.best_accuracy, self.best_step = self.last_accuracy, self.step
-        self._keep_random_state()
+        self._random_state.keep()
         self._tell_unreadable()
         if self.directory is None:
             return
@@ -465,25 +469,31 @@ class Trainer:
             self.directory.save_weights("augmentor", self.augmentor)
             self.directory.save_arrays("snapshots", **self._snapshots.arrays())
 
-    def _save_checkpoint(self, now: bool) -> None:
-        """Saves where the trainer stands, if it is due, asked for or the end."""
+    def _agreed(self, asked: Interruption) -> tuple[bool, bool]:
+        """Whether to stop, and whether a checkpoint is due, in which all processes are of one mind."""
         step = self.first_step + self.step
-        if self._checkpoints is None or self.directory is None:
+        due = self.step == self.config.steps or (self._checkpoints is not None and self._checkpoints.due(step))
+        if self._processes.alone:
+            return asked.requested, due
+        if self.step % self.config.log_every and self.step < self.config.steps:  # an exchange takes its time
+            return False, False
+        said = self._processes.gather((asked.requested, due))
+        stop = any(requested for requested, _ in said)
+        if stop and not asked.requested:
+            asked.request(signal.SIGTERM)
+        return stop, said[0][1]
+
+    def _save_checkpoint(self, now: bool) -> None:
+        """Saves where the trainer stands."""
+        if not now or self._checkpoints is None or self.directory is None:
             return
-        if now or self.step == self.config.steps or self._checkpoints.due(step):
-            self._keep_random_state()
-            self._tell_unreadable()
-            self._checkpoints.save(step, {"trainer": self.state_dict(), "metrics": self.directory.metrics()})
+        self._random_state.keep()
+        self._tell_unreadable()
+        if self._processes.first:
+            state = {"trainer": self.state_dict(), "metrics": self.directory.metrics()}
+            self._checkpoints.save(self.first_step + self.step, state)
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def _advice(config: TrainerConfig) -> str:
-    hints = [f"a batch_size below {config.batch_size} (--batch-size, or --teacher.batch-size for the teacher)"]
-    if config.execution.precision == "float32":
-        hints.append("--execution.precision bfloat16")
-    hints.append("fewer --workers, if there are several")
-    return f"Memory ran out in training. Try in this order: {'; '.join(hints)}."

@@ -82,3 +82,12 @@ class TrainerConfig:
         """What every learning rate is multiplied with after ``step`` student steps, in (0, 1]."""
         warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
         return warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    @property
+    def memory_advice(self) -> str:
+        """What to change where memory runs out."""
+        hints = [f"a batch_size below {self.batch_size} (--batch-size, or --teacher.batch-size for the teacher)"]
+        if self.execution.precision == "float32":
+            hints.append("--execution.precision bfloat16")
+        hints.append("fewer --workers, if there are several")
+        return f"Memory ran out in training. Try in this order: {'; '.join(hints)}."

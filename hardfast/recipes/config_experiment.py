@@ -19,11 +19,12 @@ from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.generate import Maker, generate_images
 from hardfast.diffusion.image_store import ImageStore, load_generated
 from hardfast.diffusion.maker import ImageModel
+from hardfast.distill.processes import ALONE
 from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 from hardfast.distill.trainer import Trainer
 from hardfast.recipes.cache import cached
 from hardfast.recipes.config_recipe import METHODS, ConfigData, ConfigRecipe
-from hardfast.recipes.recipe import Results, of_each_seed
+from hardfast.recipes.recipe import Results, check_workers, of_each_seed
 
 _MIXES: dict[str, type[Augmentor]] = {"cutmix": CutMix, "mixup": MixUp}
 #: Rounds of one seed never share a start, unless there are more of them than this.
@@ -48,6 +49,7 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
         The recipe's metrics per method, and the published rows of methods that are not run here.
     """
     recipe = recipe.resolved()
+    check_workers(recipe.workers, run_dir.processes)
     start = time.perf_counter() - run_dir.seconds()
     seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
     results: Results = {}
@@ -146,6 +148,7 @@ class _Method:
         self.recipe, self.method, self.seed, self.data = recipe, method, seed, data
         self.image_model, self.teacher = image_model, teacher
         self.directory, self.progress = directory, progress
+        self.processes = ALONE if directory is None else directory.processes
         self.pool: list[LabelledImages] = []
 
     def run(self, student: nn.Module) -> nn.Module:
@@ -166,9 +169,17 @@ class _Method:
         made_for = {"method": self.method, "seed": self.seed, "round": number}
         path = self.directory.path / f"round-{number}"
         store = ImageStore(path, recipe=recipe.name, fields=recipe.values("workers") | made_for)
+        processes = self.processes
         summary = generate_images(
-            maker, recipe.generator.count, store, group_size=recipe.group_size, progress=self.progress
+            maker,
+            recipe.generator.count,
+            store,
+            group_size=recipe.group_size,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            progress=self.progress,
         )
+        rates = processes.gather(summary.images_per_second)  # which every process waits for
         kept = store.counts()["kept"]  # of earlier runs too, which the summary leaves out
         if kept:
             self.pool.append(_resized(load_generated(path).images, self.data.seen_size))
@@ -176,7 +187,7 @@ class _Method:
             recipe.steps + number * recipe.round_steps,
             candidates=recipe.generator.count,
             kept=kept,
-            candidates_per_second=summary.images_per_second,
+            candidates_per_second=sum(rates),
         )
 
     def train(self, student: nn.Module, first_step: int, steps: int) -> None:
@@ -192,6 +203,7 @@ class _Method:
             seed=_training_seed(self.seed, first_step),
             first_step=first_step,
             directory=self.directory,
+            processes=self.processes,
             progress=f"seed {self.seed} {self.method}" if self.progress else None,
         )
         trainer.resume()
@@ -258,7 +270,14 @@ def _train_teacher(
     told = f"seed {seed} teacher" if progress else None
     training = recipe.teacher_training()
     trainer = Trainer(
-        teacher, data.teacher_train, data.validation, training, seed=seed, directory=directory, progress=told
+        teacher,
+        data.teacher_train,
+        data.validation,
+        training,
+        seed=seed,
+        directory=directory,
+        processes=ALONE if directory is None else directory.processes,
+        progress=told,
     )
     trainer.resume()
     trainer.fit()

@@ -19,7 +19,7 @@ from hardfast.distill.evaluate import accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 from hardfast.distill.trainer import Trainer, TrainerConfig, Transform
 from hardfast.recipes.hard_recipe import FIXED, ExperimentData, HardRecipe
-from hardfast.recipes.recipe import Results, of_each_seed
+from hardfast.recipes.recipe import Results, check_workers, of_each_seed
 
 TEACHER = "teacher"
 #: A method and its accuracy on every test set.
@@ -54,11 +54,13 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
 
     Raises:
         FileNotFoundError: data or weights are missing.
-        ValueError: the directory is of a run with other settings.
+        ValueError: the directory is of a run with other settings, or seeds are to be dealt among workers of several
+            processes.
         OSError: the directory cannot be written.
         Interrupted: after Ctrl-C or SIGTERM, once a checkpoint is saved.
     """
     recipe = recipe.resolved()
+    check_workers(recipe.workers, run_dir.processes)
     start = time.perf_counter() - run_dir.seconds()
     results: Results = {}
     seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
@@ -167,6 +169,7 @@ class _Seed:
             **parts._asdict(),
             seed=self.seed,
             directory=directory,
+            processes=self.run_dir.processes,
             progress=f"seed {self.seed} {method}" if self.bars else None,
         )
         trainer.resume()
@@ -190,9 +193,13 @@ class _Seed:
         return _Parts(teacher, augmentor, recipe.alternation.build(recipe.steps))
 
     def _test(self, network: nn.Module, directory: MethodDir) -> dict[str, float]:
-        values = {name: accuracy(network, images, images.labels) for name, images in self.data.tests.items()}
+        processes = self.run_dir.processes
+        values = {
+            name: accuracy(network, images, images.labels, processes=processes)
+            for name, images in self.data.tests.items()
+        }
         if self.data.shifts is not None:
-            per_shift = accuracy_per_shift(network, self.data.shifts)
+            per_shift = accuracy_per_shift(network, self.data.shifts, processes=processes)
             directory.save_arrays("shift_accuracy", **per_shift._asdict())
             values.setdefault("shifted", per_shift.mean)
         return values

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from hardfast.distill.execution import Execution
+from hardfast.distill.processes import Processes
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
 from hardfast.interruption import Flag, Interrupted, interruption, obey
@@ -208,6 +209,16 @@ def training_config(source: Any, **options: Any) -> TrainerConfig:
         log_every=max(1, min(20, source.steps // 50)),
         **options,
     )
+
+
+def check_workers(workers: int, processes: Processes) -> None:
+    """Seeds are dealt among the workers of one process, or several processes share each of them.
+
+    Raises:
+        ValueError: both are asked for.
+    """
+    if workers > 1 and not processes.alone:
+        raise ValueError(f"workers must be 1 where {processes.world_size} processes train together; got {workers}")
 
 
 def of_each_seed(function: Callable[[int], _Result], seeds: Sequence[int], workers: int) -> Iterator[_Result]:

@@ -1,0 +1,198 @@
+"""Several processes on one training: what one process comes to, and what becomes of the others when one is lost."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import together
+import torch
+from timm.layers import BatchNormAct2d, DropPath
+from torch import nn
+
+from hardfast.augment import (
+    AffineAugmentor,
+    Augmentor,
+    ColorAugmentor,
+    CutMix,
+    MixAugmentor,
+    SequentialAugmentor,
+    ThinPlateAugmentor,
+)
+from hardfast.augment.baselines import make_baseline
+from hardfast.data import LabelledImages
+from hardfast.distill import (
+    AugmentorObjective,
+    Execution,
+    FixedRatio,
+    Thresholds,
+    Trainer,
+    TrainerConfig,
+)
+from hardfast.distill.processes import ALONE, Processes
+
+CONFIG = TrainerConfig(16, 12, warmup_steps=5, validate_every=8, log_every=4, snapshots=2, snapshot_images=2)
+
+
+def images(count: int, seed: int, size: int = 10) -> LabelledImages:
+    """Three channels, four classes: the bright quadrant."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (count,), generator=generator)
+    pixels = 0.3 * torch.rand(count, 3, size, size, generator=generator)
+    half = size // 2
+    for pixel, label in zip(pixels, labels.tolist(), strict=True):
+        pixel[:, half * (label // 2) :, half * (label % 2) :][:, :half, :half] += 0.6
+    return LabelledImages(pixels, labels)
+
+
+class Net(nn.Module):
+    """Every kind of layer that looks at more than one image, or draws."""
+
+    def __init__(self, seed: int, *, width: int = 8) -> None:
+        torch.manual_seed(seed)
+        super().__init__()
+        # No bias before a batch norm: its gradient is nothing but rounding, and Adam makes steps of that.
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            BatchNormAct2d(width, act_layer=nn.Sigmoid),
+            nn.Dropout2d(0.1),
+        )
+        self.path = DropPath(0.3)
+        self.last = nn.Sequential(nn.Dropout(0.2), nn.Linear(width, 4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.features(images).mean((2, 3))
+        return self.last(features + self.path(features.square()))
+
+
+def supervised(processes: Processes) -> Trainer:
+    return Trainer(Net(0), images(41, 0), images(17, 1), CONFIG, processes=processes, seed=3)
+
+
+def policy(processes: Processes) -> Trainer:
+    transform = make_baseline("crop_flip", flip=True)
+    return Trainer(Net(0), images(41, 0), images(17, 1), CONFIG, transform=transform, processes=processes, seed=1)
+
+
+def plain_transform(processes: Processes) -> Trainer:
+    """A function of the whole batch, which a process alone with its part could not compute."""
+
+    def transform(batch: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        shift = torch.randn(len(batch), 1, 1, 1, generator=generator)
+        return batch + 0.1 * shift - 0.1 * batch.mean(0)
+
+    return Trainer(Net(0), images(41, 0), images(17, 1), CONFIG, transform=transform, processes=processes)
+
+
+def hard(processes: Processes, augmentor: Augmentor, config: TrainerConfig = CONFIG, **options) -> Trainer:
+    torch.manual_seed(11)
+    options = {"alternation": Thresholds(0.07, 0.09, max_augmentor_steps=4)} | options
+    parts = {"teacher": Net(5, width=12), "augmentor": augmentor, "seed": 2, "processes": processes}
+    return Trainer(Net(0), images(40, 0), images(17, 1), config, **parts, **options)
+
+
+def thresholds(processes: Processes) -> Trainer:
+    augmentor = SequentialAugmentor(AffineAugmentor(components=2), ColorAugmentor(in_channels=3))
+    return hard(processes, augmentor, replace(CONFIG, steps=50, ema_decay=0.9))
+
+
+def non_saturating(processes: Processes) -> Trainer:
+    """The logarithm of a batch's mean is not the mean of its parts' logarithms; and 13 images are no whole shares."""
+    objective = AugmentorObjective(form="non_saturating", teacher_weight=0.5)
+    config = replace(CONFIG, batch_size=13, augmentor_objective=objective, reuse_augmented=False, cache_teacher=False)
+    return hard(processes, ThinPlateAugmentor(), config, alternation=FixedRatio(2))
+
+
+def mixes(processes: Processes) -> Trainer:
+    return hard(processes, SequentialAugmentor(AffineAugmentor(), MixAugmentor()), alternation=FixedRatio(3))
+
+
+def fixed_mix(processes: Processes) -> Trainer:
+    return hard(processes, CutMix(), alternation=None)
+
+
+def generated(processes: Processes) -> Trainer:
+    options = {"teacher": Net(5), "generated": images(23, 4), "processes": processes}
+    return Trainer(Net(0), images(41, 0), images(17, 1), CONFIG, **options)
+
+
+def compiled(processes: Processes) -> Trainer:
+    config = replace(CONFIG, steps=6, batch_size=8, execution=Execution(compile=True))
+    options = {"alternation": FixedRatio(2), "teacher": linear(5), "augmentor": AffineAugmentor(), "seed": 2}
+    return Trainer(linear(0), images(40, 0), images(17, 1), config, processes=processes, **options)
+
+
+def linear(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(300, 4))
+
+
+def train(processes: Processes, make) -> tuple[dict[str, torch.Tensor], list, object]:
+    """Everything that was learned, each turn with the disagreement that decided it, and the summary."""
+    trainer, turns = make(processes), []
+    if trainer.alternation is not None:
+        update = trainer.alternation.update
+        trainer.alternation.update = lambda disagreement: (
+            turns.append((trainer.alternation.phase, float(disagreement))) or update(disagreement)
+        )
+    summary = trainer.fit()
+    learned = {"model": trainer.model, "trained": trainer.trained, "augmentor": trainer.augmentor}
+    tensors = {
+        f"{part}.{name}": value.clone()
+        for part, module in learned.items()
+        if module is not None
+        for name, value in module.state_dict().items()
+    }
+    return tensors, turns, summary
+
+
+CASES = [supervised, policy, plain_transform, thresholds, non_saturating, mixes, fixed_mix, generated, compiled]
+
+
+def train_all(processes: Processes) -> dict[str, tuple]:
+    # Compiling takes long enough in two processes.
+    makes = [make for make in CASES if make is not compiled or processes.world_size < 4]
+    return {make.__name__: train(processes, make) for make in makes}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield train_all(ALONE)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def answers(request, tmp_path_factory):
+    """What each of several processes comes to, by rank."""
+    return together.answers(train_all, request.param, tmp_path_factory.mktemp("together"))
+
+
+@pytest.mark.parametrize("name", [make.__name__ for make in CASES])
+def test_processes_come_to_what_one_comes_to(name, alone, answers):
+    if name not in answers[0]:
+        assert len(answers) == 4
+        return
+    tensors, turns, summary = alone[name]
+    for rank, (theirs, their_turns, their_summary) in enumerate(answer[name] for answer in answers):
+        assert their_turns == answers[0][name][1]  # all of one mind, to the last digit
+        assert [phase for phase, _ in their_turns] == [phase for phase, _ in turns]
+        assert their_summary == summary
+        assert list(theirs) == list(tensors)
+        for key, value in theirs.items():
+            assert torch.equal(value, answers[0][name][0][key]), (rank, key)
+            torch.testing.assert_close(
+                value, tensors[key], rtol=2e-5, atol=2e-6, msg=lambda text, k=key: f"{k}: {text}"
+            )
+
+
+def test_both_phases_take_turns(alone):
+    phases = [phase for phase, _ in alone["thresholds"][1]]
+    assert {"student", "augmentor"} == set(phases)
+    assert sum(a != b for a, b in itertools.pairwise(phases)) > 4

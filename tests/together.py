@@ -1,0 +1,63 @@
+"""Several processes that do the same, as torchrun starts them, for tests."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hardfast.distill.processes import joined
+
+
+def start(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list:
+    """Starts processes that call ``function(*arguments)``; rank ``r`` prints to ``folder/told-r.txt``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_elsewhere", "together"])
+    forkserver.ensure_running()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(world_size):
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        told = folder / f"told-{rank}.txt"
+        process = context.Process(target=_call, args=(environment, told, function, arguments))
+        process.start()
+        started.append(process)
+    return started
+
+
+def answers(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list[Any]:
+    """What ``function(processes, *arguments)`` returns in each of the joined processes."""
+    started = start(_save, world_size, folder, folder, function, arguments)
+    for process in started:
+        process.join()
+    told = [(folder / f"told-{rank}.txt").read_text() for rank in range(world_size)]
+    assert [process.exitcode for process in started] == [0] * world_size, told
+    return [torch.load(folder / f"answer-{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+
+def _call(environment: dict[str, str], told: Path, function: Callable[..., Any], arguments: tuple) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    file = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    function(*arguments)
+
+
+def _save(folder: Path, function: Callable[..., Any], arguments: tuple) -> None:
+    with joined(timeout_s=60) as processes:
+        torch.save(function(processes, *arguments), folder / f"answer-{processes.rank}.pt")
