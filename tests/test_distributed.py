@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import together
@@ -29,8 +32,15 @@ from hardfast.distill import (
     Thresholds,
     Trainer,
     TrainerConfig,
+    measure,
+    predict_logits,
 )
-from hardfast.distill.processes import ALONE, Processes
+from hardfast.distill.checkpoint import CheckpointPolicy
+from hardfast.distill.processes import ALONE, LostProcessError, Processes, joined, told_of_loss
+from hardfast.distill.run_dir import MethodDir
+from hardfast.distill.shard import Shard
+from hardfast.interruption import Interrupted
+from hardfast.recipes.recipe import check_workers
 
 CONFIG = TrainerConfig(16, 12, warmup_steps=5, validate_every=8, log_every=4, snapshots=2, snapshot_images=2)
 
@@ -96,9 +106,9 @@ def hard(processes: Processes, augmentor: Augmentor, config: TrainerConfig = CON
     return Trainer(Net(0), images(40, 0), images(17, 1), config, **parts, **options)
 
 
-def thresholds(processes: Processes) -> Trainer:
+def thresholds(processes: Processes, **options) -> Trainer:
     augmentor = SequentialAugmentor(AffineAugmentor(components=2), ColorAugmentor(in_channels=3))
-    return hard(processes, augmentor, replace(CONFIG, steps=50, ema_decay=0.9))
+    return hard(processes, augmentor, replace(CONFIG, steps=50, ema_decay=0.9), **options)
 
 
 def non_saturating(processes: Processes) -> Trainer:
@@ -196,3 +206,141 @@ def test_both_phases_take_turns(alone):
     phases = [phase for phase, _ in alone["thresholds"][1]]
     assert {"student", "augmentor"} == set(phases)
     assert sum(a != b for a, b in itertools.pairwise(phases)) > 4
+
+
+def evaluate(processes: Processes) -> list:
+    """Of two networks, all that is measured of them, and the logits of an odd number of images."""
+    teacher, student = Net(5, width=12), Net(0)
+    tested = images(203, 9)
+    found = measure({"t": teacher, "s": student}, tested, teachers={"s": "t"}, batch_size=7, processes=processes)
+    choice = measure({"s": student}, tested, classes=torch.tensor([3, 1, 0, 2]), batch_size=50, processes=processes)
+    few = predict_logits(student, images(3, 2), batch_size=2, processes=processes)
+    return [found, choice, few.tolist(), predict_logits(student, tested.images, 11, processes).tolist()]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_evaluation_is_that_of_one_process_to_the_last_digit(world_size, tmp_path):
+    alone = evaluate(ALONE)
+    assert alone[0]["s"].kl_to_teacher > 0
+    assert together.answers(evaluate, world_size, tmp_path) == [alone] * world_size
+
+
+def train_half(processes: Processes, path: Path, steps: int | None) -> dict:
+    """Trains with checkpoints, from the last one on where there is one; stops after some steps, or does not."""
+    method = MethodDir(path, CheckpointPolicy("4", 2), processes)
+    trainer = thresholds(processes, directory=method)
+    resumed, step = trainer.resume(), trainer._student_step
+    if steps is not None and processes.rank == processes.world_size - 1:  # the others are told by this one
+
+        def stopping(bar) -> None:
+            step(bar)
+            if trainer.step == steps:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        trainer._student_step = stopping
+    stopped = False
+    try:
+        trainer.fit()
+    except Interrupted:
+        stopped = True
+    method.close()
+    return {"resumed": resumed, "stopped": stopped, "step": trainer.step, "model": trainer.trained.state_dict()}
+
+
+def test_stopped_processes_go_on_as_if_they_had_not_been(tmp_path):
+    whole = together.answers(train_half, 2, tmp_path, tmp_path / "whole", None)
+    first = together.answers(train_half, 2, tmp_path, tmp_path / "parts", 18)
+    assert [(half["resumed"], half["stopped"], half["step"]) for half in first] == [(False, True, 20)] * 2
+    second = together.answers(train_half, 2, tmp_path, tmp_path / "parts", None)
+    for half, full in zip(second, whole, strict=True):
+        assert (half["resumed"], half["stopped"], half["step"]) == (True, False, full["step"])
+        for name, value in half["model"].items():
+            assert torch.equal(value, full["model"][name]), name
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "parts")]
+    assert len(lines[0]) == len(lines[1]) > 12  # one process alone writes
+    # As many processes as there are go on with what others began.
+    alone = train_half(ALONE, tmp_path / "alone", 18)
+    assert alone["stopped"]
+    both = together.answers(train_half, 2, tmp_path, tmp_path / "alone", None)
+    for name, value in whole[0]["model"].items():
+        torch.testing.assert_close(both[0]["model"][name], value, rtol=2e-5, atol=2e-6, msg=name)
+
+
+def lose(folder: Path, how: int, timeout_s: float) -> None:
+    """Trains until the second process ends, or stands still, without a word."""
+    with joined(timeout_s) as processes:
+        trainer = supervised(processes)
+        step = trainer._student_step
+
+        def losing(bar) -> None:
+            if trainer.step == 3 and processes.rank == 1:
+                (folder / "lost").write_text(str(os.getpid()))
+                os.kill(os.getpid(), how)
+            step(bar)
+
+        trainer._student_step = losing
+        try:
+            with told_of_loss(processes):
+                trainer.fit()
+        except LostProcessError as error:
+            (folder / f"told-of-loss-{processes.rank}").write_text(str(error))
+            os._exit(7)
+
+
+@pytest.mark.parametrize(("how", "timeout_s"), [(signal.SIGKILL, 600), (signal.SIGSTOP, 3)])
+def test_others_stop_when_a_process_is_lost(how, timeout_s, tmp_path):
+    started = together.start(lose, 3, tmp_path, tmp_path, how, timeout_s)
+    try:
+        for rank in (0, 2):
+            started[rank].join(60)
+            assert started[rank].exitcode == 7
+            told = (tmp_path / f"told-of-loss-{rank}").read_text()
+            assert told.startswith(f"process {rank} of 3 lost another one and stops: ")
+    finally:
+        started[1].kill()
+        started[1].join()
+
+
+def test_batches_are_split_without_gaps():
+    for world_size, batch_size in [(1, 1), (2, 5), (4, 13), (7, 7), (3, 64)]:
+        shards = [Shard(Processes(rank, world_size), batch_size) for rank in range(world_size)]
+        whole = torch.arange(3 * batch_size).view(3, batch_size)
+        parts = [shard.of(whole.flatten()).view(3, -1) for shard in shards]
+        assert torch.equal(torch.cat(parts, 1), whole)
+        assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Shard(Processes(0, 4), 3), "batch_size must be at least one image for each of the 4 processes, got 3"),
+        (lambda: Processes(2, 2), "rank must be below world_size, 2, got 2"),
+        (lambda: Processes(0, 0), "world_size must be"),
+        (lambda: Processes(-1, 2), "rank must be"),
+        (lambda: check_workers(2, Processes(0, 4)), "workers must be 1 where 4 processes train together; got 2"),
+    ],
+)
+def test_wrong_settings_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_environment_that_is_not_torchruns_is_named(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="RANK is set and LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not"), joined():
+        pass
+
+
+def fail_on_the_first(processes: Processes) -> str:
+    try:
+        processes.from_first(lambda: {}["absent"])
+    except KeyError as error:
+        return repr(error)
+    return "nothing"
+
+
+def test_what_the_first_process_raises_all_raise(tmp_path):
+    assert together.answers(fail_on_the_first, 3, tmp_path) == ["KeyError('absent')"] * 3

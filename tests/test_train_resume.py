@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-import sys
 import time
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+import together
 import train_elsewhere
 from kill_and_resume import differences
 
@@ -59,13 +56,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start in milliseconds, and not with the threads of this one."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_elsewhere"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        forkserver.ensure_running()
-    return context
+    return together.quick_processes()
 
 
 @pytest.fixture

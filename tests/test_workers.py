@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import time
 from functools import partial
-from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+import together
 import train_elsewhere
 
 from hardfast.interruption import Interrupted, exit_status
@@ -22,11 +20,8 @@ from hardfast.recipes.recipe import WorkerDiedError, of_each_seed
 @pytest.fixture(scope="module", autouse=True)
 def processes():
     """Processes that start in milliseconds, in place of those that import everything anew."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_elsewhere"])
+    context = together.quick_processes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
-        forkserver.ensure_running()
         patch.setattr(recipe_module.multiprocessing, "get_context", lambda method: context)
         yield context
 

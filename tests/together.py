@@ -5,21 +5,32 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
+import time
 from collections.abc import Callable
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from hardfast.distill.processes import joined
 
 
+def quick_processes() -> Any:
+    """The context of processes that start in milliseconds, and not with the threads of this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_elsewhere", "test_distributed"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
+    return context
+
+
 def start(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list:
     """Starts processes that call ``function(*arguments)``; rank ``r`` prints to ``folder/told-r.txt``."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_elsewhere", "together"])
-    forkserver.ensure_running()
+    context = quick_processes()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -61,3 +72,11 @@ def _call(environment: dict[str, str], told: Path, function: Callable[..., Any],
 def _save(folder: Path, function: Callable[..., Any], arguments: tuple) -> None:
     with joined(timeout_s=60) as processes:
         torch.save(function(processes, *arguments), folder / f"answer-{processes.rank}.pt")
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for what another process does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.005)

@@ -136,7 +136,7 @@ def joined(timeout_s: float = 600.0) -> Iterator[Processes]:
         yield ALONE
         return
     if missing := [name for name in _ENVIRONMENT if name not in os.environ]:
-        raise ValueError(f"the environment variable RANK is set and {', '.join(missing)} not; start with torchrun")
+        raise ValueError(f"the environment variable RANK is set and {', '.join(missing)} are not; start with torchrun")
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
