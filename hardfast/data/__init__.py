@@ -21,6 +21,7 @@ from hardfast.data.imagenet_shifts import (
     load_imagenet_v2,
 )
 from hardfast.data.mnist import load_mnist, load_mnist_c, mnist_c_corruptions
+from hardfast.data.shards import ShardedImages
 from hardfast.data.shifts import ShiftedSet, shift_images
 from hardfast.data.splits import LabelledImages, Splits
 from hardfast.data.spuco_birds import load_spuco_birds
@@ -36,6 +37,7 @@ __all__ = [
     "ImageSet",
     "JoinedImages",
     "LabelledImages",
+    "ShardedImages",
     "ShiftedSet",
     "Splits",
     "cifar10_c_corruptions",

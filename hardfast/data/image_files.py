@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -21,7 +22,73 @@ class UnreadableImageError(ValueError):
     """A file is no whole image; the message names it."""
 
 
-class ImageFiles:
+class EncodedImages:
+    """Encoded images as an :class:`~hardfast.data.ImageSet`: RGB, the shorter side resized, the middle cut out.
+
+    Subclasses say where each image is.
+
+    Args:
+        labels: ``[N]``, int64 on the CPU.
+        size: side of the images in pixels, >= 1.
+        resize: what the shorter side is resized to before the cut, in pixels, >= ``size``; ``size`` if None.
+        threads: that decode at a time, >= 1.
+    """
+
+    def __init__(self, labels: Tensor, size: int, *, resize: int | None = None, threads: int = 4) -> None:
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+            raise TypeError(f"labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
+        _checks.integer("size", size, 1)
+        _checks.integer("threads", threads, 1)
+        if resize is not None:
+            _checks.integer("resize", resize, size)
+        self.labels, self.size, self.threads = labels, size, threads
+        self._transform = v2.Compose(
+            [
+                v2.Resize(resize or size, InterpolationMode.BICUBIC),
+                v2.CenterCrop(size),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, index: Tensor) -> Tensor:
+        """Images ``[n, 3, size, size]``, float32 in [0, 1] on the CPU, of the numbers ``index``, ``[n]``, int64."""
+        if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.dim() != 1:
+            raise TypeError(f"index must be an int64 tensor [n], got {index!r}")
+        numbers = index.tolist()
+        if numbers and not 0 <= min(numbers) <= max(numbers) < len(self):
+            raise ValueError(f"index must be in [0, {len(self)}), got {min(numbers)} .. {max(numbers)}")
+        images = torch.empty(len(numbers), 3, self.size, self.size)
+
+        def decode(place: int) -> None:
+            images[place] = self._decode(numbers[place])
+
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(decode, range(len(numbers))))
+        return images
+
+    def name(self, number: int) -> str:
+        """Where an image is, for messages."""
+        raise NotImplementedError
+
+    def encoded(self, number: int) -> str | Path | BinaryIO:
+        """The file of an image."""
+        raise NotImplementedError
+
+    def _decode(self, number: int) -> Tensor:
+        try:
+            with Image.open(self.encoded(number)) as image:
+                return self._transform(image.convert("RGB"))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"image file {self.name(number)} is gone") from error
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+            raise UnreadableImageError(f"{self.name(number)} must be a whole image file, got: {error}") from error
+
+
+class ImageFiles(EncodedImages):
     """An :class:`~hardfast.data.ImageSet` of files: RGB, the shorter side resized (bicubic), the middle cut out.
 
     Args:
@@ -46,51 +113,18 @@ class ImageFiles:
         resize: int | None = None,
         threads: int = 4,
     ) -> None:
-        if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-            raise TypeError(f"labels must be an int64 tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
+        super().__init__(labels, size, resize=resize, threads=threads)
         if labels.shape != (len(paths),):
             raise ValueError(f"labels must have shape [{len(paths)}], one a path, got {list(labels.shape)}")
-        _checks.integer("size", size, 1)
-        _checks.integer("threads", threads, 1)
-        if resize is not None:
-            _checks.integer("resize", resize, size)
-        self.paths, self.labels, self.size, self.threads = tuple(paths), labels, size, threads
-        self._transform = v2.Compose(
-            [
-                v2.Resize(resize or size, InterpolationMode.BICUBIC),
-                v2.CenterCrop(size),
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-            ]
-        )
+        self.paths = tuple(paths)
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def name(self, number: int) -> str:
+        """The path of an image."""
+        return str(self.paths[number])
 
-    def load(self, index: Tensor) -> Tensor:
-        """Images ``[n, 3, size, size]``, float32 in [0, 1] on the CPU, of the numbers ``index``, ``[n]``, int64."""
-        if not isinstance(index, Tensor) or index.dtype != torch.int64 or index.dim() != 1:
-            raise TypeError(f"index must be an int64 tensor [n], got {index!r}")
-        numbers = index.tolist()
-        if numbers and not 0 <= min(numbers) <= max(numbers) < len(self):
-            raise ValueError(f"index must be in [0, {len(self)}), got {min(numbers)} .. {max(numbers)}")
-        images = torch.empty(len(numbers), 3, self.size, self.size)
-
-        def decode(place: int) -> None:
-            images[place] = self._decode(self.paths[numbers[place]])
-
-        with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(decode, range(len(numbers))))
-        return images
-
-    def _decode(self, path: str | Path) -> Tensor:
-        try:
-            with Image.open(path) as image:
-                return self._transform(image.convert("RGB"))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"image file {path} is gone") from error
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-            raise UnreadableImageError(f"{path} must be a whole image file, got: {error}") from error
+    def encoded(self, number: int) -> str | Path:
+        """The path of an image."""
+        return self.paths[number]
 
 
 class JoinedImages:

@@ -1,4 +1,4 @@
-"""ImageNet as it is unpacked: a folder for each class, named by its WordNet number."""
+"""ImageNet as it is unpacked, a folder for each class, named by its WordNet number; or in shards of webdataset."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from hardfast.data.image_files import ImageFiles, list_images
+from hardfast.data.image_files import ChosenImages, ImageFiles, list_images
+from hardfast.data.image_set import ImageSet
+from hardfast.data.shards import ShardedImages, list_shards
 from hardfast.ops import _checks
 
 SOURCE = "https://image-net.org/download.php (ILSVRC2012, unpacked into a folder a class)"
+
+CLASSES = 1000
 
 #: Files with their labels.
 Entries = list[tuple[Path, int]]
@@ -28,9 +32,9 @@ class ImageNetSplits(NamedTuple):
         class_names: of the labels, in their order.
     """
 
-    train: ImageFiles
-    validation: ImageFiles
-    test: ImageFiles
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
     class_names: tuple[str, ...]
 
 
@@ -46,7 +50,8 @@ def load_imagenet(
     """Loads the lists of ImageNet's files, which are decoded when they are asked for; nothing is downloaded.
 
     Args:
-        root: folder with ``train/<wnid>/`` and ``val/<wnid>/``; folders of some of the classes are enough.
+        root: folder with ``train/<wnid>/`` and ``val/<wnid>/``; folders of some of the classes are enough. Either can
+            hold shards of webdataset, ``*.tar``, in place of folders.
         size: side of the images in pixels.
         resize: as for :class:`~hardfast.data.ImageFiles`.
         validation_per_class: training images of every class that are held out, >= 1.
@@ -63,10 +68,43 @@ def load_imagenet(
     Source: Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015.
     """
     wnids, class_names = imagenet_classes()
-    kept, held_out = training_files(Path(root) / "train", wnids, validation_per_class, split_seed)
-    tested = class_folder_files(Path(root) / "val", wnid_label(wnids), SOURCE)
-    train, validation, test = (image_files(entries, size, resize, threads) for entries in (kept, held_out, tested))
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    if shards := list_shards(Path(root) / "train"):
+        images = _sharded(shards, size, resize, threads)
+        train, validation = _hold_out(images, validation_per_class, split_seed)
+    else:
+        parts = training_files(Path(root) / "train", wnids, validation_per_class, split_seed)
+        train, validation = (image_files(entries, size, resize, threads) for entries in parts)
+    if shards := list_shards(Path(root) / "val"):
+        test = _sharded(shards, size, resize, threads)
+    else:
+        entries = class_folder_files(Path(root) / "val", wnid_label(wnids), SOURCE)
+        test = image_files(entries, size, resize, threads)
     return ImageNetSplits(train, validation, test, class_names)
+
+
+def _sharded(shards: list[Path], size: int, resize: int | None, threads: int) -> ShardedImages:
+    images = ShardedImages(shards, size, resize=resize, threads=threads)
+    if int(images.labels.max()) >= CLASSES:
+        raise ValueError(
+            f"labels of the shards in {shards[0].parent} must be in [0, {CLASSES}), got {int(images.labels.max())}"
+        )
+    return images
+
+
+def _hold_out(images: ShardedImages, held_out_count: int, seed: int) -> tuple[ChosenImages, ChosenImages]:
+    """The training images without, and with nothing but, those that are held out of each class."""
+    _checks.integer("validation_per_class", held_out_count, 1)
+    generator = torch.Generator().manual_seed(seed)
+    held_out = torch.zeros(len(images), dtype=torch.bool)
+    for label in images.labels.unique():
+        places = (images.labels == label).nonzero()[:, 0]
+        if len(places) <= held_out_count:
+            raise ValueError(f"validation_per_class must be less than the {len(places)} images of class {int(label)}")
+        held_out[places[torch.randperm(len(places), generator=generator)[:held_out_count]]] = True
+    return ChosenImages(images, (~held_out).nonzero()[:, 0]), ChosenImages(images, held_out.nonzero()[:, 0])
 
 
 def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from hardfast.data.image_set import ImageSet
-from hardfast.data.imagenet import load_imagenet
+from hardfast.data.imagenet import CLASSES, load_imagenet
 from hardfast.ops import _checks
 from hardfast.recipes.hard_photos import HardPhotos
 from hardfast.recipes.hard_recipe import HardTeacherConfig
@@ -27,7 +27,8 @@ class ImageNetConfig:
     """The data.
 
     Args:
-        root: folder with ``train/<wnid>/`` and ``val/<wnid>/``; folders of some of the classes are enough.
+        root: folder with ``train/<wnid>/`` and ``val/<wnid>/``; folders of some of the classes are enough. Either can
+            hold shards of webdataset, ``*.tar``, in place of folders.
         split_seed: seed of the held-out part, the same for all seeds of the run.
         validation_per_class: training images of every class that are held out.
         threads: that decode images at a time.
@@ -68,7 +69,7 @@ class HardImageNetResNet18(HardPhotos):
 
     name: ClassVar[str] = "hard-imagenet-resnet18"
     title: ClassVar[str] = "From a ResNet50 to a ResNet18 on ImageNet"
-    classes: ClassVar[int] = 1000
+    classes: ClassVar[int] = CLASSES
     # They would take 5 GB.
     cache_teacher: ClassVar[bool] = False
     timm_only: ClassVar[bool] = True
