@@ -1,7 +1,7 @@
 // Runs one kernel on made-up data a given number of times, for bench/instructions.py to count what it executes.
 //
 //   count_instructions warp affine|projective|flow<side> forward|parameters|image B C H W repetitions
-//   count_instructions kl forward|backward rows classes repetitions
+//   count_instructions kl forward|backward|both rows classes repetitions
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -113,10 +113,11 @@ int run_kl(const std::string& pass, std::int64_t rows, std::int64_t classes, int
   p.grad_loss = &grad;
   p.grad_student = grad_student.data();
   p.grad_teacher = grad_teacher.data();
-  for (int i = 0; i < repetitions; ++i) {
-    (pass == "forward" ? cpu_kernels().kl_disagreement.forward_range : cpu_kernels().kl_disagreement.backward_range)(
-        p, 0, rows);
-  }
+  const KlDisagreementKernels& kernels = cpu_kernels().kl_disagreement;
+  const auto range = pass == "forward"    ? kernels.forward_range
+                     : pass == "backward" ? kernels.backward_range
+                                          : kernels.gradient_range;
+  for (int i = 0; i < repetitions; ++i) range(p, 0, rows);
   return 0;
 }
 

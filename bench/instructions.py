@@ -27,7 +27,7 @@ CASES = {
     **{
         f"kl_disagreement {rows}x{classes} {kernel}": (["kl", kernel, str(rows), str(classes)], rows * classes)
         for rows, classes in ((64, 1000), (4096, 10))
-        for kernel in ("forward", "backward")
+        for kernel in ("forward", "backward", "both")
     },
 }
 

@@ -65,14 +65,29 @@ std::tuple<Tensor, Tensor> rows_forward(Params& p, const RowKernels<Params>& ker
   return {loss, row_stats};
 }
 
+inline void set_incoming_grad(LogitRowsParams& p, const Tensor& grad, ScalarType type) {
+  STD_TORCH_CHECK(grad.numel() == p.groups && grad.dim() <= 1 && grad.scalar_type() == type,
+                  "grad must be that of the loss");
+  p.grad_loss = grad.const_data_ptr();
+  p.grad_loss_stride = grad.dim() == 1 ? grad.stride(0) : 0;
+}
+
+// Where the gradient to logits like these goes: into a tensor that was given.
+inline void* gradient_target(const Tensor& grad, const Tensor& logits) {
+  STD_TORCH_CHECK(grad.dim() == 2 && grad.size(0) == logits.size(0) && grad.size(1) == logits.size(1) &&
+                      grad.is_contiguous() && grad.scalar_type() == logits.scalar_type(),
+                  "a gradient must be contiguous, of the shape and dtype of the logits");
+  ask_for_large_pages(grad);
+  return grad.mutable_data_ptr();
+}
+
 // The gradients to the logits, each [N, K], or [0] where it is not asked for.
 template <typename Params>
 std::tuple<Tensor, Tensor> rows_backward(Params& p, const RowKernels<Params>& kernels, const Tensor& student,
                                          const Tensor& grad, const Tensor& row_stats, int64_t stats,
                                          const std::vector<bool>& output_mask) {
   const ScalarType type = compute_type(student);
-  STD_TORCH_CHECK(grad.numel() == p.groups && grad.dim() <= 1 && grad.scalar_type() == type,
-                  "grad must be that of the loss");
+  set_incoming_grad(p, grad, type);
   STD_TORCH_CHECK(row_stats.is_contiguous() && row_stats.numel() == p.rows * stats && row_stats.scalar_type() == type,
                   "row_stats must come from the forward");
   const auto gradient = [&](bool wanted) {
@@ -83,8 +98,6 @@ std::tuple<Tensor, Tensor> rows_backward(Params& p, const RowKernels<Params>& ke
   };
   Tensor grad_student = gradient(output_mask.at(0)), grad_teacher = gradient(output_mask.at(1));
   p.row_stats = row_stats.mutable_data_ptr();
-  p.grad_loss = grad.const_data_ptr();
-  p.grad_loss_stride = grad.dim() == 1 ? grad.stride(0) : 0;
   p.grad_student = output_mask.at(0) ? grad_student.mutable_data_ptr() : nullptr;
   p.grad_teacher = output_mask.at(1) ? grad_teacher.mutable_data_ptr() : nullptr;
   if (p.grad_student || p.grad_teacher) for_rows(p, kernels.backward_range);

@@ -22,7 +22,7 @@ struct LogitRowsParams {
   void* row_stats;  // [N, statistics of the op]: what the forward keeps for the backward
   void* loss;       // [G]
 
-  const void* grad_loss;  // [G]
+  const void* grad_loss;  // [G], or null for ones
   std::int64_t grad_loss_stride;
   void* grad_student;  // [N, K] contiguous, or null
   void* grad_teacher;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -231,6 +232,7 @@ def test_opcheck(dtype, divergence):
     quick = ("test_schema", "test_autograd_registration", "test_faketensor")
     thorough = (*quick, "test_aot_dispatch_dynamic") if (dtype, divergence) == (torch.float32, "forward") else quick
     op, backward = torch.ops.hardfast.kl_disagreement, torch.ops.hardfast._kl_disagreement_backward
+    with_gradients = torch.ops.hardfast._kl_disagreement_with_gradients
     for group_rows in (0, 1, 3):
         options = (2.0, divergence, group_rows, 3)
         torch.library.opcheck(op, (student, teacher, *options), test_utils=thorough)
@@ -238,6 +240,9 @@ def test_opcheck(dtype, divergence):
         for mask in itertools.product([True, False], repeat=2):
             args = (torch.ones_like(value), student, teacher, row_stats, *options, list(mask))
             torch.library.opcheck(backward, args, test_utils=thorough if all(mask) else quick)
+            targets = [torch.empty_like(student) if wanted else None for wanted in mask]
+            args = (None, student.detach(), teacher.detach(), *targets, *options)
+            torch.library.opcheck(with_gradients, args, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
@@ -359,18 +364,89 @@ def test_bitwise_equal_over_runs_and_threads():
         assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
 
 
-def test_nothing_of_the_logits_size_is_kept_or_allocated():
+def bytes_allocated(function: Callable[[], object]) -> int:
     from torch.profiler import ProfilerActivity, profile
 
-    student, teacher = (x.requires_grad_() for x in random_logits((2000, 500), torch.float32))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        loss = kl_disagreement(student, teacher)
-    allocated = sum(event.self_cpu_memory_usage for event in profiler.events() if event.self_cpu_memory_usage > 0)
-    assert allocated < 2000 * 500 * 4 / 20
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        torch.autograd.grad(loss, (student, teacher))
-    allocated = sum(event.self_cpu_memory_usage for event in profiler.events() if event.self_cpu_memory_usage > 0)
-    assert allocated <= 2 * 2000 * 500 * 4 * 1.01
+        function()
+    return sum(event.self_cpu_memory_usage for event in profiler.events() if event.self_cpu_memory_usage > 0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reduction"), [(torch.float32, "mean"), (torch.float32, "none"), (torch.half, "mean")]
+)
+def test_nothing_of_the_logits_size_but_the_gradients_is_allocated(dtype, reduction):
+    logits = tuple(x.requires_grad_() for x in random_logits((2000, 500), dtype))
+    gradients = 2 * logits[0].nbytes
+    ahead = gradients if (dtype, reduction) == (torch.float32, "mean") else 0  # a scalar loss brings them along
+    losses: list[Tensor] = []
+
+    def forward() -> None:
+        losses.append(kl_disagreement(*logits, reduction=reduction))
+
+    with torch.no_grad():
+        assert bytes_allocated(forward) < gradients / 40
+    assert ahead <= bytes_allocated(forward) < ahead + gradients / 40
+    loss = losses[-1].sum()
+    backward = bytes_allocated(lambda: torch.autograd.grad(loss, logits))
+    assert gradients <= ahead + backward < 1.02 * gradients + 20 * 2000
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("shape", [(41, 3), (41, 8), (9, 13), (7, 16), (5, 300)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_a_scalar_loss_are_those_of_its_rows(shape, dtype, divergence):
+    """A scalar loss has them before its backward, a loss of rows computes them there: two ways through the kernels."""
+    logits = random_logits(shape, dtype)
+    for weight in (1.0, -2.5):
+
+        def scalar(s: Tensor, t: Tensor, weight: float = weight) -> Tensor:
+            return weight * kl_disagreement(s, t, temperature=1.7, divergence=divergence, reduction="sum")
+
+        def rows(s: Tensor, t: Tensor, weight: float = weight) -> Tensor:
+            return weight * kl_disagreement(s, t, temperature=1.7, divergence=divergence, reduction="none").sum()
+
+        for mine, other in zip(value_and_gradients(scalar, logits), value_and_gradients(rows, logits), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=2e-6)
+        assert torch.equal(scalar(*logits), scalar(*(x.clone().requires_grad_() for x in logits)))
+
+
+def test_a_second_backward_is_not_disturbed_by_the_first():
+    student, teacher = (x.requires_grad_() for x in random_logits((6, 50), torch.float32))
+    loss = kl_disagreement(student, teacher)
+    one = torch.autograd.grad(loss, (student, teacher), retain_graph=True)
+    kept = [g.clone() for g in one]
+    three = torch.autograd.grad(loss, (student, teacher), torch.tensor(3.0), retain_graph=True)
+    student_alone = torch.autograd.grad(loss, student, retain_graph=True)
+    differentiable = torch.autograd.grad(loss, (student, teacher), create_graph=True)
+    for mine, first, times_three, with_graph in zip(one, kept, three, differentiable, strict=True):
+        assert torch.equal(mine, first)
+        assert torch.equal(times_three, 3 * first)
+        torch.testing.assert_close(with_graph, first)
+    assert torch.equal(student_alone[0], kept[0])
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [10, 17])
+def test_gradients_may_take_the_place_of_the_logits(classes, dtype, divergence):
+    student, teacher = random_logits((11, classes), dtype)
+    op, grad = (
+        torch.ops.hardfast._kl_disagreement_with_gradients,
+        torch.rand(11).to(torch.promote_types(dtype, torch.float32)),
+    )
+    apart = [torch.empty_like(student), torch.empty_like(teacher)]
+    options = (2.0, divergence, 1, 1)
+    loss, _ = op(grad, student, teacher, *apart, *options)
+    assert torch.equal(
+        loss, kl_disagreement(student, teacher, temperature=2.0, divergence=divergence, reduction="none")
+    )
+    alone = torch.empty_like(teacher)
+    op(grad, student, teacher, None, alone, *options)
+    assert torch.equal(alone, apart[1])
+    op(grad, student, teacher, student, teacher, *options)
+    assert torch.equal(student, apart[0])
+    assert torch.equal(teacher, apart[1])
 
 
 def test_reference_is_the_documented_equivalent():

@@ -33,6 +33,8 @@ BACKENDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 #: Ops made of PyTorch's own and of another op's kernels: they run on whatever that one does.
 COMPOSED: dict[str, str] = {"linear_kl_disagreement": "kl_disagreement"}
+#: Ops that also exist as ``_<op>_with_gradients``, forward and backward in one.
+WITH_GRADIENTS = ("kl_disagreement",)
 REQUIREMENTS = ("cpu", "cuda", "triton")
 OVERRIDES = ("", "triton", "reference")
 
@@ -74,6 +76,8 @@ def load_backends() -> None:
             if _choice(op, device)[0] == "triton":
                 LIBRARY.impl(op, _triton_launcher(op, "forward"), key)
                 LIBRARY.impl(f"_{op}_backward", _triton_launcher(op, "backward"), key)
+                if op in WITH_GRADIENTS:
+                    LIBRARY.impl(f"_{op}_with_gradients", _triton_launcher(op, "with_gradients"), key)
 
 
 def _load(name: str) -> str | None:
@@ -94,7 +98,11 @@ def _load(name: str) -> str | None:
 
 
 def _triton_launcher(op: str, direction: str) -> Callable[..., Any]:
-    """``forward`` or ``backward`` of ``kernels/triton/<op>.py``, imported (and Triton with it) at the first call."""
+    """A function of ``kernels/triton/<op>.py``, imported (and Triton with it) at the first call.
+
+    Args:
+        direction: ``forward``, ``backward`` or ``with_gradients``.
+    """
 
     def launch(*args: Any) -> Any:
         return getattr(importlib.import_module(f"hardfast._triton.{op}"), direction)(*args)

@@ -10,14 +10,15 @@ and returns the loss with what its backward needs of each row, ``row_stats`` ``[
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from hardfast.ops import _checks
-from hardfast.ops._library import LIBRARY, register_fallback
+from hardfast.ops._library import LIBRARY, WITH_GRADIENTS, register_fallback
 from hardfast.ops._transforms import differentiable
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -60,6 +61,57 @@ class RowLoss:
             backward=self._double_autograd,
             vmap=self._vmap_backward,
         )
+        self._ahead = self._define_gradients_ahead(name, options) if name in WITH_GRADIENTS else None
+
+    def _define_gradients_ahead(self, name: str, options: str) -> Callable[..., Tensor]:
+        """The loss as a function whose forward computes the gradients as well, while a row is in cache.
+
+        Its backward only multiplies them, by a gradient that is seldom anything but 1. Half precision would round
+        them before that, and lose the smallest, so it takes no part.
+        """
+        op_name = f"_{name}_with_gradients"
+        LIBRARY.define(
+            f"{op_name}(Tensor? grad, Tensor student_logits, Tensor teacher_logits, Tensor(a!)? grad_student, "
+            f"Tensor(b!)? grad_teacher, {options}) -> (Tensor loss, Tensor row_stats)"
+        )
+        LIBRARY.impl(op_name, self._composed_with_gradients, "CompositeExplicitAutograd")
+        torch.library.register_fake(
+            f"hardfast::{op_name}", lambda grad, s, t, grad_s, grad_t, *args: self._fake(s, t, *args), lib=LIBRARY
+        )
+        op, differentiable_backward = getattr(torch.ops.hardfast, op_name).default, self._backward
+
+        def loss_and_gradients(student: Tensor, teacher: Tensor, wanted: Sequence[bool], options: Any) -> Any:
+            gradients = [
+                torch.empty_like(x, memory_format=torch.contiguous_format) if asked else None
+                for x, asked in zip((student, teacher), wanted, strict=True)
+            ]
+            return *op(None, student, teacher, *gradients, *options), gradients
+
+        class GradientsAhead(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, student: Tensor, teacher: Tensor, *options: Any) -> Tensor:
+                wanted = ctx.needs_input_grad[:2]
+                # The gradients are not among the saved tensors: the first backward hands them out, multiplied in place.
+                loss, row_stats, ctx.gradients = loss_and_gradients(student, teacher, wanted, options)
+                ctx.save_for_backward(student, teacher, row_stats)
+                ctx.options = options
+                return loss
+
+            @staticmethod
+            def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+                wanted, constant = ctx.needs_input_grad[:2], (None,) * len(ctx.options)
+                if torch.is_grad_enabled():
+                    both = differentiable_backward(grad, *ctx.saved_tensors, *ctx.options, list(wanted))
+                    return *(g if asked else None for g, asked in zip(both, wanted, strict=True)), *constant
+                gradients, ctx.gradients = ctx.gradients, None
+                if gradients is None:  # a second backward through the same graph
+                    student, teacher, _ = ctx.saved_tensors
+                    *_, gradients = loss_and_gradients(student, teacher, wanted, ctx.options)
+                if is_in_torch_dispatch_mode() or grad.item() != 1:  # a mode may be tracing: it must not see the value
+                    gradients = [g if g is None else g.mul_(grad) for g in gradients]
+                return *gradients, *constant
+
+        return GradientsAhead.apply
 
     def __call__(self, inputs: tuple[Tensor, ...], options: tuple[Any, ...], reduction: str, divisor: int) -> Tensor:
         """The loss of logits ``[..., K]`` of any dtypes, with labels ``[...]`` behind them if the op has any."""
@@ -72,6 +124,8 @@ class RowLoss:
             student, teacher = student.reshape(-1, shape[-1]), teacher.reshape(-1, shape[-1])
             labels = [value.reshape(-1) for value in labels]
         per_sample = reduction == "none"
+        if self._ahead is not None and not per_sample and _gradients_fit_ahead(student, teacher):
+            return self._ahead(student, teacher, *options, 0, divisor)
         loss, _ = self._forward(student, teacher, *labels, *options, 1 if per_sample else 0, divisor)
         return loss.reshape(shape[:-1]) if per_sample and len(shape) != 2 else loss
 
@@ -101,6 +155,19 @@ class RowLoss:
             grad_student if mask[0] else student.new_empty(0),
             grad_teacher if mask[1] else teacher.new_empty(0),
         )
+
+    def _composed_with_gradients(
+        self, grad: Tensor | None, student: Tensor, teacher: Tensor, *args: Any
+    ) -> tuple[Tensor, Tensor]:
+        targets, options = args[:2], args[2:]
+        loss, row_stats = self._forward(student, teacher, *options)
+        grad = torch.ones_like(loss) if grad is None else grad
+        mask = [target is not None for target in targets]
+        gradients = self._backward(grad, student, teacher, row_stats, *options, mask)
+        for target, gradient in zip(targets, gradients, strict=True):
+            if target is not None:
+                target.copy_(gradient)
+        return loss, row_stats
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[: self._inputs], output[1])
@@ -159,6 +226,16 @@ class RowLoss:
             for g, wanted in zip(grads, mask, strict=True)
         )
         return unfolded, (0, 0)
+
+
+def _gradients_fit_ahead(student: Tensor, teacher: Tensor) -> bool:
+    return (
+        torch.is_grad_enabled()
+        and (student.requires_grad or teacher.requires_grad)
+        and student.dtype in (torch.float32, torch.float64)
+        and _checks.inspectable(student)
+        and _checks.inspectable(teacher)
+    )
 
 
 def group_sum(rows: Tensor, group_rows: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from hardfast.reference.kl_disagreement import reduction_divisor
 # A chunk's logits take at most this share of the student's weight, or the least number of elements if that is more.
 # Fewer rows: each chunk reads the whole weight, and its gradient if there is one, for little work (32 rows take twice
 # the time of 128 at 1024x512->32000). More rows: faster by a tenth, but then the scratch outgrows that gradient.
-SHARE_OF_WEIGHT, SHARE_WITH_ITS_GRADIENT = 3 / 8, 1 / 4
+SHARE_OF_WEIGHT, SHARE_WITH_ITS_GRADIENT = 3 / 4, 5 / 16
 LEAST_CHUNK_LOGITS = 1 << 20
 CLASS_BLOCK = 4096
 
@@ -70,8 +71,8 @@ def linear_kl_disagreement(
         temperature: as in ``kl_disagreement``, like ``divergence`` and ``reduction``.
         divergence: ``"forward"``, ``"reverse"`` or ``"jensen_shannon"``.
         reduction: ``"batchmean"``, ``"mean"``, ``"sum"`` or ``"none"``.
-        chunk_rows: rows whose logits exist at a time. If None, as many as make their logits 3/8 of the weight
-            (``3 D / 8`` rows; ``D / 4`` with a gradient to a weight), or 2**20 elements if that is more.
+        chunk_rows: rows whose logits exist at a time. If None, as many as make their logits 3/4 of the weight
+            (``3 D / 4`` rows; ``5 D / 16`` with a gradient to a weight), or 2**20 elements if that is more.
 
     Returns:
         A scalar, or ``[...]`` for ``reduction="none"``, in float32, or float64 for float64 logits.
@@ -81,9 +82,9 @@ def linear_kl_disagreement(
     ``torch.no_grad()``. For ``reduction="none"``, under ``torch.func`` and in a second backward through one graph the
     backward computes the logits again. ``vmap`` runs its elements one after the other.
 
-    Memory: the gradients, those of weights and biases in float32 for half precision, and three or four chunks of
-    logits; for half precision besides 4096 rows of a weight. Second derivatives are in plain PyTorch and hold all
-    logits.
+    Memory: the gradients, those of weights and biases in float32 for half precision, and for each side one chunk of
+    logits, whose gradient takes their place; for half precision besides 4096 rows of a weight. Second derivatives are
+    in plain PyTorch and hold all logits.
 
     Errors: ``TypeError`` and ``ValueError`` name the argument.
 
@@ -195,14 +196,21 @@ class _Head:
         for gradient in self.gradients[1:]:
             gradient.zero_()
 
+    def room_for_gradient(self, logits: Tensor, rows: slice) -> Tensor:
+        """Where the gradient to these logits goes: in their place, unless they are the caller's."""
+        if self.weight is not None:
+            return logits
+        grad_features = self.gradients[0][rows]
+        return grad_features if grad_features.dtype == logits.dtype else torch.empty_like(logits)
+
     def add(self, grad_logits: Tensor, rows: slice) -> None:
         grad_features, grad_weight, grad_bias = self.gradients
         grad_logits = grad_logits.to(self.features.dtype)
         if grad_features.dim() == 2:
-            if self.weight is None:
-                grad_features[rows] = grad_logits
-            else:
+            if self.weight is not None:
                 torch.mm(grad_logits, self.weight, out=grad_features[rows])
+            elif grad_features[rows].data_ptr() != grad_logits.data_ptr():
+                grad_features[rows] = grad_logits
         if grad_weight.dim() == 2:
             if grad_weight.dtype == grad_logits.dtype:
                 grad_weight.addmm_(grad_logits.t(), self.features[rows])
@@ -236,6 +244,8 @@ def _arithmetic_dtype(inputs: tuple[Tensor | None, ...]) -> torch.dtype:
 
 def _chunks(rows: int, width: int, classes: int, share: float, chunk_rows: int) -> Iterator[slice]:
     step = chunk_rows or max(int(share * width), LEAST_CHUNK_LOGITS // classes, 1)
+    if not chunk_rows and rows > 0:
+        step = math.ceil(rows / math.ceil(rows / step))  # chunks of one length
     return (slice(begin, min(begin + step, rows)) for begin in range(0, rows, step))
 
 
@@ -248,22 +258,24 @@ def _run(inputs: tuple[Any, ...], options: tuple[Any, ...], grad: Tensor | None,
     sides = [any(mask[:3]), any(mask[3:])]
     student.ask_for(mask[:3], dtype)
     teacher.ask_for(mask[3:], dtype)
-    grad = losses.new_ones([1]).expand(rows) if grad is None else grad
     share = SHARE_WITH_ITS_GRADIENT if mask[1] or mask[4] else SHARE_OF_WEIGHT
-    forward, backward = torch.ops.hardfast.kl_disagreement, torch.ops.hardfast._kl_disagreement_backward
+    loss_and_gradients = torch.ops.hardfast._kl_disagreement_with_gradients
     # The dtypes are settled: autocast must not look at the products of float32 weights' gradients.
     with torch.no_grad(), torch.autocast(losses.device.type, enabled=False):
         for chunk in _chunks(rows, width, inputs[1].shape[0], share, chunk_rows):
             pair = student.logits(chunk), teacher.logits(chunk)
             logits_dtype = torch.promote_types(pair[0].dtype, pair[1].dtype)
             pair = pair[0].to(logits_dtype), pair[1].to(logits_dtype)
-            losses[chunk], row_stats = forward(*pair, temperature, divergence, 1, 1)
-            if not any(sides):
-                continue
-            grads = backward(grad[chunk], *pair, row_stats, temperature, divergence, 1, 1, sides)
-            del pair  # the products below need its memory
-            for head, grad_logits, wanted in zip((student, teacher), grads, sides, strict=True):
-                if wanted:
+            grads = [
+                head.room_for_gradient(logits, chunk) if wanted else None
+                for head, logits, wanted in zip((student, teacher), pair, sides, strict=True)
+            ]
+            losses[chunk], _ = loss_and_gradients(
+                None if grad is None else grad[chunk], *pair, *grads, temperature, divergence, 1, 1
+            )
+            del pair
+            for head, grad_logits in zip((student, teacher), grads, strict=True):
+                if grad_logits is not None:
                     head.add(grad_logits, chunk)
             del grads, grad_logits
     return [losses, *student.gradients, *teacher.gradients]

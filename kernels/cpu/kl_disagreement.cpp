@@ -5,7 +5,7 @@
 //   Jensen-Shannon:  loss = T^2 (KL(t || m) + KL(s || m)) / 2,  m = (p_s + p_t) / 2
 #include "kl_disagreement.h"
 
-#include "logit_rows.h"
+#include "narrow_rows.h"
 
 HARDFAST_BEGIN
 
@@ -66,8 +66,99 @@ T divergence_of(Divergence divergence, const T* stats) {
   }
 }
 
+bool is_narrow(const KlDisagreementParams& p) {
+  return p.classes <= kNarrow && p.divergence != Divergence::kJensenShannon;
+}
+
+// The gradient of the row's loss, times T.
+template <typename T>
+T row_grad(const KlDisagreementParams& p, i64 row) {
+  return static_cast<T>(p.temperature * incoming_grad<T>(p, row) / static_cast<double>(p.divisor));
+}
+
+template <Divergence kDivergence, typename T, typename Storage>
+void backward_row(const KlDisagreementParams& p, const RowView<T>& row, i64 i) {
+  const T* stats = static_cast<const T*>(p.row_stats) + kRowStats * i;
+  const T grad = row_grad<T>(p, i);
+  Storage* grad_student = gradient_row<Storage>(p, p.grad_student, i);
+  Storage* grad_teacher = gradient_row<Storage>(p, p.grad_teacher, i);
+  if (grad_student && grad_teacher) {
+    row_backward<kDivergence, true, true>(row, stats, grad, grad_student, grad_teacher);
+  } else if (grad_student) {
+    row_backward<kDivergence, true, false>(row, stats, grad, grad_student, grad_teacher);
+  } else {
+    row_backward<kDivergence, false, true>(row, stats, grad, grad_student, grad_teacher);
+  }
+}
+
+// What turns a row's terms into gradients, `first` being the side that the divergence is weighted by:
+//   d/dfirst = grad p_first (log p_first/p_second - KL),  d/dsecond = grad (p_second - p_first)
+template <typename T>
+struct GradientScales {
+  T first, second, offset;
+
+  GradientScales(bool from_teacher, const T* stats, T grad)
+      : first(grad * stats[from_teacher ? kTeacherInverseSum : kStudentInverseSum]),
+        second(grad * stats[from_teacher ? kStudentInverseSum : kTeacherInverseSum]),
+        offset(from_teacher ? stats[kLogSumGap] - stats[kFromTeacher] : -stats[kLogSumGap] - stats[kFromStudent]) {}
+};
+
+template <bool kWanted>
+struct Wanted {
+  constexpr operator bool() const { return kWanted; }
+};
+
+template <typename T, typename Storage>
+void gradients_from_terms(bool from_teacher, const RowTerms<T> terms, i64 classes, const GradientScales<T> scales,
+                          Storage* grad_student, Storage* grad_teacher) {
+  const T* const first = from_teacher ? terms.exp_teacher : terms.exp_student;
+  const T* const second = from_teacher ? terms.exp_student : terms.exp_teacher;
+  Storage* const grad_first = from_teacher ? grad_teacher : grad_student;
+  Storage* const grad_second = from_teacher ? grad_student : grad_teacher;
+  const auto write = [&](auto to_first, auto to_second) __attribute__((always_inline)) {
+#pragma omp simd
+    for (i64 k = 0; k < classes; ++k) {
+      const T exp_first = first[k];
+      if (to_first)
+        grad_first[k] = narrow<Storage>(scales.first * mul_add(exp_first, scales.offset, terms.weighted[k]));
+      if (to_second) grad_second[k] = narrow<Storage>(second[k] * scales.second - exp_first * scales.first);
+    }
+  };
+  if (grad_first && grad_second) return write(Wanted<true>{}, Wanted<true>{});
+  if (grad_first) return write(Wanted<true>{}, Wanted<false>{});
+  write(Wanted<false>{}, Wanted<true>{});
+}
+
+// Rows of few classes, and their gradients if asked for.
+template <typename T, typename Storage>
+void narrow_rows(const KlDisagreementParams& p, i64 begin, i64 end, bool gradients) {
+  const bool from_teacher = p.divergence == Divergence::kForward;
+  NarrowRows<T> tile;
+  for (i64 i = begin; i < end; i += kRowLanes) {
+    const i64 rows = end - i < kRowLanes ? end - i : kRowLanes;
+    T* stats = static_cast<T*>(p.row_stats) + kRowStats * i;
+    load_lanes(static_cast<const Storage*>(p.student) + i * p.student_row, p.student_row, rows, p.classes,
+               tile.student);
+    load_lanes(static_cast<const Storage*>(p.teacher) + i * p.teacher_row, p.teacher_row, rows, p.classes,
+               tile.teacher);
+    narrow_forward(from_teacher, tile, rows, p.classes, static_cast<T>(1 / p.temperature), stats);
+    if (!gradients) continue;
+    Vec8<T> first{}, second{}, offset{};
+    for (i64 lane = 0; lane < rows; ++lane) {
+      const GradientScales<T> scales(from_teacher, stats + kRowStats * lane, row_grad<T>(p, i + lane));
+      first[lane] = scales.first;
+      second[lane] = scales.second;
+      offset[lane] = scales.offset;
+    }
+    narrow_gradients(from_teacher, tile, p.classes, first, second, offset);
+    if (p.grad_student) store_lanes(tile.student, rows, p.classes, gradient_row<Storage>(p, p.grad_student, i));
+    if (p.grad_teacher) store_lanes(tile.teacher, rows, p.classes, gradient_row<Storage>(p, p.grad_teacher, i));
+  }
+}
+
 template <typename T, typename Storage>
 void forward_rows(const KlDisagreementParams& p, i64 begin, i64 end) {
+  if (is_narrow(p)) return narrow_rows<T, Storage>(p, begin, end, false);
   const RowBuffers<T, Storage> buffers(p.classes);
   for (i64 i = begin; i < end; ++i) {
     const RowView<T> row = row_view(p, i, buffers, p.temperature);
@@ -81,6 +172,39 @@ void forward_rows(const KlDisagreementParams& p, i64 begin, i64 end) {
   }
 }
 
+// Forward and gradients of each row while it is in cache. The gradients may be where the logits are.
+template <typename T, typename Storage>
+void gradient_rows(const KlDisagreementParams& p, i64 begin, i64 end) {
+  if (is_narrow(p)) return narrow_rows<T, Storage>(p, begin, end, true);
+  const RowBuffers<T, Storage> buffers(p.classes);
+  const bool from_teacher = p.divergence == Divergence::kForward;
+  T* const scratch = new T[static_cast<unsigned long>(3 * p.classes)];
+  const RowTerms<T> terms = {scratch, scratch + p.classes, scratch + 2 * p.classes};
+  for (i64 i = begin; i < end; ++i) {
+    const RowView<T> row = row_view(p, i, buffers, p.temperature);
+    T* stats = static_cast<T*>(p.row_stats) + kRowStats * i;
+    if (p.divergence == Divergence::kJensenShannon) {
+      row_forward<false>(row, stats);
+      row_forward_mixture(row, stats);
+      backward_row<Divergence::kJensenShannon, T, Storage>(p, row, i);
+      continue;
+    }
+    const i64 next = i + 1 < end ? i + 1 : i;
+    const Ahead ahead = {{static_cast<const Storage*>(p.student) + next * p.student_row,
+                          static_cast<const Storage*>(p.teacher) + next * p.teacher_row,
+                          gradient_row<Storage>(p, p.grad_student, i), gradient_row<Storage>(p, p.grad_teacher, i)},
+                         static_cast<i64>(sizeof(Storage))};
+    if (from_teacher) {
+      row_forward<true, true>(row, stats, terms, ahead);
+    } else {
+      row_forward<false, true>(row, stats, terms, ahead);
+    }
+    gradients_from_terms(from_teacher, terms, p.classes, GradientScales<T>(from_teacher, stats, row_grad<T>(p, i)),
+                         gradient_row<Storage>(p, p.grad_student, i), gradient_row<Storage>(p, p.grad_teacher, i));
+  }
+  delete[] scratch;
+}
+
 template <typename T>
 void reduce_groups(const KlDisagreementParams& p, i64 begin, i64 end) {
   const double scale = p.temperature * p.temperature / static_cast<double>(p.divisor);
@@ -90,21 +214,6 @@ void reduce_groups(const KlDisagreementParams& p, i64 begin, i64 end) {
     for (i64 i = 0; i < p.group_rows; ++i)
       sum += static_cast<double>(divergence_of(p.divergence, stats + kRowStats * i));
     static_cast<T*>(p.loss)[group] = static_cast<T>(scale * sum);
-  }
-}
-
-template <Divergence kDivergence, typename T, typename Storage>
-void backward_row(const KlDisagreementParams& p, const RowView<T>& row, i64 i) {
-  const T* stats = static_cast<const T*>(p.row_stats) + kRowStats * i;
-  const T grad = static_cast<T>(p.temperature * incoming_grad<T>(p, i) / static_cast<double>(p.divisor));
-  Storage* grad_student = gradient_row<Storage>(p, p.grad_student, i);
-  Storage* grad_teacher = gradient_row<Storage>(p, p.grad_teacher, i);
-  if (grad_student && grad_teacher) {
-    row_backward<kDivergence, true, true>(row, stats, grad, grad_student, grad_teacher);
-  } else if (grad_student) {
-    row_backward<kDivergence, true, false>(row, stats, grad, grad_student, grad_teacher);
-  } else {
-    row_backward<kDivergence, false, true>(row, stats, grad, grad_student, grad_teacher);
   }
 }
 
@@ -137,9 +246,15 @@ void backward_range(const KlDisagreementParams& p, i64 begin, i64 end) {
   });
 }
 
+void gradient_range(const KlDisagreementParams& p, i64 begin, i64 end) {
+  for_types(p.dtype, [&](auto types) {
+    gradient_rows<typename decltype(types)::Compute, typename decltype(types)::Storage>(p, begin, end);
+  });
+}
+
 }  // namespace
 
 extern const KlDisagreementKernels kl_disagreement_kernels;
-const KlDisagreementKernels kl_disagreement_kernels = {forward_range, reduce_range, backward_range};
+const KlDisagreementKernels kl_disagreement_kernels = {{forward_range, reduce_range, backward_range}, gradient_range};
 
 HARDFAST_END

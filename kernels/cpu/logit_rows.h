@@ -4,6 +4,7 @@
 
 #include "../kl_params.h"
 #include "../math/disagreement.h"
+#include "vec4.h"
 
 HARDFAST_BEGIN
 
@@ -14,16 +15,19 @@ constexpr i64 kBlock = 128;
 
 template <typename T>
 T max_of(const T* values, i64 n) {
-  constexpr i64 kLanes = 32;  // several vectors of running maxima, to hide the latency of each
+  // The second one stays where either is NaN: it may then come straight from memory.
+  const auto larger = [](Vec8<T> a, Vec8<T> b) __attribute__((always_inline)) { return a > b ? a : b; };
   T result = -static_cast<T>(__builtin_inf());
   i64 k = 0;
-  if (n >= kLanes) {
-    T lanes[kLanes];
-    for (i64 j = 0; j < kLanes; ++j) lanes[j] = result;
-    for (; k + kLanes <= n; k += kLanes) {
-      for (i64 j = 0; j < kLanes; ++j) lanes[j] = values[k + j] > lanes[j] ? values[k + j] : lanes[j];
+  if (n >= 8) {
+    Vec8<T> lanes[4];  // several vectors of running maxima, to hide the latency of each
+    for (int j = 0; j < 4; ++j) lanes[j] = splat8(result);
+    for (; k + 32 <= n; k += 32) {
+      for (int j = 0; j < 4; ++j) lanes[j] = larger(lanes[j], load8(values + k + 8 * j));
     }
-    for (i64 j = 0; j < kLanes; ++j) result = lanes[j] > result ? lanes[j] : result;
+    for (; k < n; k += 8) lanes[0] = larger(lanes[0], load8(values + (k + 8 <= n ? k : n - 8)));  // the last overlap
+    const Vec8<T> all = larger(larger(lanes[0], lanes[1]), larger(lanes[2], lanes[3]));
+    for (int j = 0; j < 8; ++j) result = all[j] > result ? all[j] : result;
   }
   for (; k < n; ++k) result = values[k] > result ? values[k] : result;
   return result;
@@ -79,9 +83,10 @@ RowView<T> row_view(const LogitRowsParams& p, i64 row, const RowBuffers<T, Stora
           p.classes, static_cast<T>(1 / temperature)};
 }
 
-// The gradient of the loss that the row belongs to.
+// The gradient of the loss that the row belongs to; 1 if none is given.
 template <typename T>
 double incoming_grad(const LogitRowsParams& p, i64 row) {
+  if (!p.grad_loss) return 1;
   return static_cast<double>(static_cast<const T*>(p.grad_loss)[row / p.group_rows * p.grad_loss_stride]);
 }
 
@@ -107,43 +112,101 @@ void for_types(DType dtype, Function function) {
   }
 }
 
-// Shifted and scaled logits: exp of them never overflows.
+// Shifted and scaled logits: exp of them never overflows. The differences are the other way round because one of them
+// is then a single instruction on a logit in memory.
 template <typename T>
 HARDFAST_HD T scaled(T logit, T shift, T inverse_temperature) {
-  return (logit - shift) * inverse_temperature;
+  return (shift - logit) * -inverse_temperature;
 }
 
-// Fills the row's statistics, with KL(teacher || student) or else KL(student || teacher). Returns the student's sum.
-template <bool kFromTeacherSide, typename T>
-double row_forward(const RowView<T> row, T* stats) {
-  const T shift_s = max_of(row.student, row.classes), shift_t = max_of(row.teacher, row.classes);
-  const T scale = row.inverse_temperature;
-  double sum_s = 0, sum_t = 0, weighted = 0;
-  for (i64 begin = 0; begin < row.classes; begin += kBlock) {
-    const i64 end = begin + kBlock < row.classes ? begin + kBlock : row.classes;
-    T block_s = 0, block_t = 0, block_weighted = 0;
-#pragma omp simd reduction(+ : block_s, block_t, block_weighted)
-    for (i64 k = begin; k < end; ++k) {
-      const T s = scaled(row.student[k], shift_s, scale), t = scaled(row.teacher[k], shift_t, scale);
-      const T exp_s = exp_nonpositive(s), exp_t = exp_nonpositive(t);
-      block_s += exp_s;
-      block_t += exp_t;
-      block_weighted += kFromTeacherSide ? kl_term(exp_t, t - s) : kl_term(exp_s, s - t);
-    }
-    weighted += static_cast<double>(block_weighted);
-    sum_s += static_cast<double>(block_s);
-    sum_t += static_cast<double>(block_t);
-  }
-  const double gap = __builtin_log(sum_s / sum_t);
-  const double kl = kFromTeacherSide ? weighted / sum_t + gap : weighted / sum_s - gap;
+// What the gradients of a row are made of, class by class.
+template <typename T>
+struct RowTerms {
+  T *exp_student, *exp_teacher;
+  T* weighted;  // the difference of both logits, times the exponential that the divergence is weighted by
+};
+
+// Fills the row's statistics from its sums, with KL(teacher || student) or else KL(student || teacher).
+template <typename T>
+void set_stats(bool from_teacher, T shift_s, double sum_s, T shift_t, double sum_t, double weighted, T* stats) {
+  const double inverse_s = 1 / sum_s, inverse_t = 1 / sum_t;
+  const double gap = __builtin_log(sum_s * inverse_t);
+  const double kl = from_teacher ? weighted * inverse_t + gap : weighted * inverse_s - gap;
   const double result = kl < 0 ? 0 : kl;  // negative only by rounding; NaN stays
   stats[kStudentShift] = shift_s;
-  stats[kStudentInverseSum] = static_cast<T>(1 / sum_s);
+  stats[kStudentInverseSum] = static_cast<T>(inverse_s);
   stats[kTeacherShift] = shift_t;
-  stats[kTeacherInverseSum] = static_cast<T>(1 / sum_t);
+  stats[kTeacherInverseSum] = static_cast<T>(inverse_t);
   stats[kLogSumGap] = static_cast<T>(gap);
-  stats[kFromTeacher] = kFromTeacherSide ? static_cast<T>(result) : T(0);
-  stats[kFromStudent] = kFromTeacherSide ? T(0) : static_cast<T>(result);
+  stats[kFromTeacher] = from_teacher ? static_cast<T>(result) : T(0);
+  stats[kFromStudent] = from_teacher ? T(0) : static_cast<T>(result);
+}
+
+// Sums over classes.
+template <typename T>
+struct RowSums {
+  T student, teacher, weighted;
+};
+
+// Those of `count` classes from `begin` on, for logits below the shifts.
+template <bool kFromTeacherSide, bool kKeep, typename T>
+HARDFAST_HD RowSums<T> sum_classes(const RowView<T>& row, T shift_s, T shift_t, i64 begin, i64 count,
+                                   const RowTerms<T>& terms) {
+  const T *const student = row.student + begin, *const teacher = row.teacher + begin;
+  T *const exp_student = terms.exp_student + begin, *const exp_teacher = terms.exp_teacher + begin;
+  T* const weighted = terms.weighted + begin;
+  const T scale = row.inverse_temperature;
+  T sum_s = 0, sum_t = 0, sum = 0;
+#pragma omp simd reduction(+ : sum_s, sum_t, sum)
+  for (i64 k = 0; k < count; ++k) {
+    const T s = scaled(student[k], shift_s, scale), t = scaled(teacher[k], shift_t, scale);
+    const T exp_s = exp_nonpositive(s), exp_t = exp_nonpositive(t);
+    const T term = kFromTeacherSide ? kl_term(exp_t, t - s) : kl_term(exp_s, s - t);
+    sum_s += exp_s;
+    sum_t += exp_t;
+    sum += term;
+    if (kKeep) {
+      exp_student[k] = exp_s;
+      exp_teacher[k] = exp_t;
+      weighted[k] = term;
+    }
+  }
+  return {sum_s, sum_t, sum};
+}
+
+// Memory that is asked for while a row is computed: what the next row reads, and what this one writes.
+struct Ahead {
+  static constexpr int kStreams = 4;
+  const void* streams[kStreams];  // or null
+  i64 element;                    // bytes
+
+  HARDFAST_HD void fetch(i64 begin) const {
+    constexpr i64 kLine = 64;
+    for (const void* stream : streams) {
+      if (!stream) continue;
+      const char* at = static_cast<const char*>(stream) + begin * element;
+      for (i64 byte = 0; byte < kBlock * element; byte += kLine) __builtin_prefetch(at + byte);
+    }
+  }
+};
+
+// Fills the row's statistics, and its terms if they are kept. Returns the student's sum.
+template <bool kFromTeacherSide, bool kKeep = false, typename T>
+double row_forward(const RowView<T> row, T* stats, const RowTerms<T> terms = {}, const Ahead ahead = {}) {
+  const T shift_s = max_of(row.student, row.classes), shift_t = max_of(row.teacher, row.classes);
+  double sum_s = 0, sum_t = 0, weighted = 0;
+  for (i64 begin = 0; begin < row.classes; begin += kBlock) {
+    const i64 left = row.classes - begin;
+    ahead.fetch(begin);
+    // Of a length that is known beforehand, a block takes no code but its own.
+    const RowSums<T> sums = left >= kBlock
+                                ? sum_classes<kFromTeacherSide, kKeep>(row, shift_s, shift_t, begin, kBlock, terms)
+                                : sum_classes<kFromTeacherSide, kKeep>(row, shift_s, shift_t, begin, left, terms);
+    sum_s += static_cast<double>(sums.student);
+    sum_t += static_cast<double>(sums.teacher);
+    weighted += static_cast<double>(sums.weighted);
+  }
+  set_stats(kFromTeacherSide, shift_s, sum_s, shift_t, sum_t, weighted, stats);
   return sum_s;
 }
 

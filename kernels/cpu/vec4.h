@@ -102,6 +102,18 @@ HARDFAST_HD void transpose_halves(V& a, V& b, V& c, V& d) {
   d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 10, 11, 6, 7, 14, 15);
 }
 
+// Eight vectors of eight: lane j of vector i becomes lane i of vector j.
+template <typename V>
+HARDFAST_HD void transpose8(V (&v)[8]) {
+  transpose_halves(v[0], v[1], v[2], v[3]);
+  transpose_halves(v[4], v[5], v[6], v[7]);
+  for (int i = 0; i < 4; ++i) {
+    const V first = v[i], second = v[i + 4];
+    v[i] = __builtin_shufflevector(first, second, 0, 1, 2, 3, 8, 9, 10, 11);
+    v[i + 4] = __builtin_shufflevector(first, second, 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+
 template <typename V>
 HARDFAST_HD void transpose4(V& a, V& b, V& c, V& d) {
   const V ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);

@@ -18,11 +18,20 @@ HARDFAST_HD float mul_add(float a, float b, float c) {
 #endif
 }
 
+HARDFAST_HD double mul_add(double a, double b, double c) {
+#if defined(__FMA__) || defined(__CUDA_ARCH__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // exp(x) for x <= 0; exactly 0 below -87 (where float leaves the normal numbers), NaN for NaN.
 HARDFAST_HD float exp_nonpositive(float x) {
-  // x = n ln 2 + r: adding 1.5 * 2^23 rounds to a whole n and leaves it in the low bits.
-  const float shifted = mul_add(x, 1.44269504f, 12582912.0f);
-  const float n = shifted - 12582912.0f;
+  // x = n ln 2 + r: adding 1.5 * 2^23 rounds to a whole n and leaves it in the low bits, with the exponent's bias.
+  constexpr float kRounding = 12582912.0f + 127.0f;
+  const float shifted = mul_add(x, 1.44269504f, kRounding);
+  const float n = shifted - kRounding;
   const float high = mul_add(n, -0.693145752f, x);  // ln 2 in two parts, the first exact in products with n
   const float r = mul_add(n, -1.42860677e-6f, high);
   // Minimax polynomial of relative error 3e-9 on [-ln 2 / 2, ln 2 / 2].
@@ -33,7 +42,7 @@ HARDFAST_HD float exp_nonpositive(float x) {
   p = mul_add(p, r, 0.499999934f);
   p = mul_add(p, r, 1.0f);
   p = mul_add(p, r, 1.0f);
-  const float scale = bits_to_float((float_to_bits(shifted) + 127u) << 23);
+  const float scale = bits_to_float(float_to_bits(shifted) << 23);
   return x < -87.0f ? 0.0f : p * scale;
 }
 

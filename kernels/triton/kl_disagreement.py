@@ -6,6 +6,8 @@ once, from the statistics of the rows, whose columns ``kernels/kl_params.h`` nam
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -71,9 +73,45 @@ def backward(
     divisor: int,
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor]:
+    grads = gradients(student_logits, teacher_logits, output_mask)
+    options = (temperature, divergence, group_rows, divisor)
+    _write_gradients(grad, student_logits, teacher_logits, row_stats, *options, grads, output_mask)
+    return grads
+
+
+def with_gradients(
+    grad: Tensor | None,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    grad_student: Tensor | None,
+    grad_teacher: Tensor | None,
+    *options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Forward and backward in two launches, into gradients that may be the logits themselves."""
+    loss, row_stats = forward(student_logits, teacher_logits, *options)
+    grads = (grad_student, grad_teacher)
+    mask = [g is not None for g in grads]
+    _write_gradients(
+        torch.ones_like(loss) if grad is None else grad, student_logits, teacher_logits, row_stats, *options,
+        tuple(row_stats if g is None else g for g in grads), mask,
+    )  # fmt: skip
+    return loss, row_stats
+
+
+def _write_gradients(
+    grad: Tensor,
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    row_stats: Tensor,
+    temperature: float,
+    divergence: str,
+    group_rows: int,
+    divisor: int,
+    grads: tuple[Tensor, Tensor],
+    output_mask: list[bool],
+) -> None:
     student, teacher = with_contiguous_rows(student_logits), with_contiguous_rows(teacher_logits)
     rows, classes = student.shape
-    grads = gradients(student, teacher, output_mask)
     tile = tile_of(classes)
     if rows and any(output_mask):
         scaled_grad = grad.reshape(-1) * (temperature / divisor)
@@ -97,7 +135,6 @@ def backward(
                 DTYPE=COMPUTE.get(student.dtype, tl.float32),
                 **tile,
             )
-    return grads
 
 
 @triton.jit
@@ -220,6 +257,7 @@ def backward_kernel(
         to_teacher = 0.5 * kl_term(p_t, gap_t - from_teacher)
     at = rows[:, None] * classes + columns[None, :]
     mask = row_mask[:, None] & (columns < classes)[None, :]
+    tl.debug_barrier()  # a gradient may take the place of logits, which several threads may read
     if TO_STUDENT:
         tl.store(grad_student + at, (grad * to_student).to(grad_student.dtype.element_ty), mask=mask)
     if TO_TEACHER:
