@@ -39,6 +39,7 @@ from hardfast.distill.checkpoint import CheckpointPolicy
 from hardfast.distill.processes import ALONE, LostProcessError, Processes, joined, told_of_loss
 from hardfast.distill.run_dir import MethodDir
 from hardfast.distill.shard import Shard
+from hardfast.distill.sharded_layers import shard_layers
 from hardfast.interruption import Interrupted
 from hardfast.recipes.recipe import check_workers
 
@@ -264,6 +265,28 @@ def test_stopped_processes_go_on_as_if_they_had_not_been(tmp_path):
     both = together.answers(train_half, 2, tmp_path, tmp_path / "alone", None)
     for name, value in whole[0]["model"].items():
         torch.testing.assert_close(both[0]["model"][name], value, rtol=2e-5, atol=2e-6, msg=name)
+
+
+def normalise(processes: Processes) -> list[torch.Tensor]:
+    """Output, gradients and statistics of batch norms in double, over batches that do not split evenly."""
+    found = []
+    for options in ({}, {"affine": False, "momentum": None}, {"eps": 0.5, "momentum": 0.3}):
+        torch.manual_seed(4)
+        norm = nn.Sequential(nn.BatchNorm2d(5, **options)).double()
+        images = (torch.randn(10, 5, 4, 3).double() * 3 + 1).to(memory_format=torch.channels_last)
+        factors, shard = torch.randn(10, 5, 4, 3).double(), Shard(processes, 10)
+        part = shard.of(images).clone().requires_grad_()
+        output = shard_layers(norm, shard)(part)
+        (output * shard.of(factors)).sum().backward()
+        gradients = [processes.merge(parameter.grad) for parameter in norm.parameters()]
+        found += [shard.whole(output), shard.whole(part.grad), *gradients, *norm.buffers()]
+    return found
+
+
+def test_batch_norms_are_those_of_the_whole_batch(tmp_path):
+    alone = normalise(ALONE)
+    for answer in together.answers(normalise, 3, tmp_path):
+        torch.testing.assert_close(answer, alone, rtol=1e-12, atol=1e-12)
 
 
 def lose(folder: Path, how: int, timeout_s: float) -> None:

@@ -6,11 +6,12 @@ import copy
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from timm.layers import BatchNormAct2d, DropPath, convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hardfast.distill.processes import Processes
 from hardfast.distill.shard import Shard
 
 __all__ = ["has_exchange", "shard_layers"]
@@ -49,7 +50,7 @@ def _sharded(module: nn.Module, shard: Shard) -> nn.Module:
     if isinstance(module, (*_RANDOM, _ShardedDropout)):
         return _ShardedDropout(module.dropout if isinstance(module, _ShardedDropout) else module, shard)
     if isinstance(module, _BatchNorm) and not isinstance(module, (nn.SyncBatchNorm, _WholeBatchNorm)):
-        return _WholeBatchNorm.of(module)
+        return _WholeBatchNorm.of(module, shard.processes)
     for name, child in module.named_children():
         setattr(module, name, _sharded(child, shard))
     return module
@@ -80,11 +81,13 @@ class _ShardedDropout(nn.Module):
 class _WholeBatchNorm(_BatchNorm):
     """A batch norm with the statistics of all processes, on any device; ``torch.nn.SyncBatchNorm`` is for GPUs only."""
 
+    processes: Processes
+
     @classmethod
-    def of(cls, norm: _BatchNorm) -> _BatchNorm:
+    def of(cls, norm: _BatchNorm, processes: Processes) -> _BatchNorm:
         """Makes one that shares parameters and buffers with a batch norm of one process."""
         whole = copy.copy(norm)  # its tensors are the same ones
-        whole.__class__ = type(f"Whole{type(norm).__name__}", (cls, type(norm)), {})
+        whole.__class__ = type(f"Whole{type(norm).__name__}", (cls, type(norm)), {"processes": processes})
         return whole
 
     @torch.compiler.disable
@@ -99,18 +102,10 @@ class _WholeBatchNorm(_BatchNorm):
 
     def _normalised(self, values: Tensor) -> Tensor:
         self._check_input_dim(values)
-        axes = [axis for axis in range(values.dim()) if axis != 1]
-        part_variance, part_mean = (value.double() for value in torch.var_mean(values, axes, correction=0))
-        share = values.numel() / values.shape[1]
-        count = _Sum.apply(part_mean.new_tensor(share))
-        mean = _Sum.apply(part_mean * share) / count
-        variance = _Sum.apply((part_variance + (part_mean - mean).square()) * share) / count
+        normalised, mean, variance, count = _Normalise.apply(values, self.weight, self.bias, self.eps, self.processes)
         if self.track_running_stats:
             self._track(mean, variance * count / (count - 1))
-        shape = [1, -1, *[1] * (values.dim() - 2)]
-        scale = (variance + self.eps).rsqrt() * (1 if self.weight is None else self.weight)
-        shift = (0 if self.bias is None else self.bias) - mean * scale
-        return torch.addcmul(shift.to(values.dtype).view(shape), values, scale.to(values.dtype).view(shape))
+        return normalised
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:
@@ -123,17 +118,45 @@ class _WholeBatchNorm(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes, whose gradients are summed as well."""
+class _Normalise(torch.autograd.Function):
+    """Batch norm by mean and variance over all processes, of which it returns those and the number of values as well.
+
+    PyTorch's kernels do what needs a look at the values, in one pass each.
+    """
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:
-        whole = part.detach().clone()
-        dist.all_reduce(whole)
-        return whole
+    def forward(
+        ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, processes: Processes
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
+        part_mean, part_variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
+        share = part_mean.new_tensor([values.numel() // values.shape[1]])
+        parts = processes.stack(torch.cat([share, part_mean, part_variance])).double()
+        shares, (means, variances) = parts[:, :1], parts[:, 1:].chunk(2, 1)
+        count = shares.sum()
+        mean = (shares * means).sum(0) / count
+        variance = (shares * (variances + (means - mean).square())).sum(0) / count
+        mean, variance = mean.to(wide.dtype), variance.to(wide.dtype)
+        ctx.save_for_backward(values, weight, mean, variance)
+        ctx.eps, ctx.processes, ctx.count = eps, processes, count.to(wide.dtype)
+        ctx.mark_non_differentiable(mean, variance, ctx.count)
+        return F.batch_norm(wide, mean, variance, weight, bias, eps=eps).to(values.dtype), mean, variance, ctx.count
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        whole = gradient.contiguous()
-        dist.all_reduce(whole)
-        return whole
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        values, weight, mean, variance = ctx.saved_tensors
+        wide, needed = values.to(mean.dtype), [True, True, True]
+        through, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient.to(mean.dtype), wide, weight, mean, variance, None, None, False, ctx.eps, needed
+        )
+        # What the batch's own mean and variance take away: of the gradient its mean, and its part along the values.
+        sums = ctx.processes.merge(torch.cat([grad_bias, grad_weight])) / ctx.count
+        inverse = (variance + ctx.eps).rsqrt()
+        scale = inverse if weight is None else inverse * weight
+        constant, slope = sums.chunk(2)
+        shape = [1, -1, *[1] * (values.dim() - 2)]
+        slope = scale * slope * inverse
+        constant = scale * constant - slope * mean
+        through.sub_(torch.addcmul(constant.view(shape), wide, slope.view(shape)))
+        learned = (None, None) if weight is None else (grad_weight, grad_bias)
+        return through.to(values.dtype), *learned, None, None
