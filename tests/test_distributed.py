@@ -58,7 +58,7 @@ def images(count: int, seed: int, size: int = 10) -> LabelledImages:
 
 
 class Net(nn.Module):
-    """Every kind of layer that looks at more than one image, or draws."""
+    """Every kind of layer that looks at more than one image, or draws, and a parameter that nothing looks at."""
 
     def __init__(self, seed: int, *, width: int = 8) -> None:
         torch.manual_seed(seed)
@@ -74,6 +74,7 @@ class Net(nn.Module):
             nn.Dropout2d(0.1),
         )
         self.path = DropPath(0.3)
+        self.unused = nn.Parameter(torch.ones(2))
         self.last = nn.Sequential(nn.Dropout(0.2), nn.Linear(width, 4))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

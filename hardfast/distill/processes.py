@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,18 +104,20 @@ class Processes:
         dist.all_gather(tensors, tensor.contiguous())
         return torch.stack(tensors)
 
-    def wrap(self, module: nn.Module, *, some_unused: bool = False) -> nn.Module:
+    def wrap(self, module: nn.Module) -> nn.Module:
         """The module as it learns: its gradients are averaged over the processes during the backward.
 
         Args:
-            module: with the same parameters in each process, and no buffers that must be exchanged.
-            some_unused: whether some of the parameters may have no gradient in some steps, which takes more time.
+            module: with the same parameters in each process, the same of which have a gradient in every step, and no
+                buffers that must be exchanged.
         """
         if self.alone:
             return module
-        return DistributedDataParallel(
-            module, broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=some_unused
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.15 has another name for broadcast_buffers
+            return DistributedDataParallel(
+                module, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+            )
 
 
 #: This process without others.

@@ -166,7 +166,7 @@ class Trainer:
         self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor, self._shard)
         self._learning_augmentor = None
         if self._run_augmentor is not None and alternation is not None:
-            self._learning_augmentor = processes.wrap(self._run_augmentor, some_unused=True)
+            self._learning_augmentor = processes.wrap(self._run_augmentor)
         # Clean images are never changed on the way, so the teacher answers each of them once.
         self._teacher_clean = self._teacher_generated = None
         if teacher is not None and config.cache_teacher:
