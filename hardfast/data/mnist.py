@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +137,7 @@ def _read_idx(path: Path, read: Callable[[str], Tensor]) -> Tensor:
         TypeError,
         ValueError,
         gzip.BadGzipFile,
+        zlib.error,
     ) as error:
         raise ValueError(f"{path} is not a whole IDX file of MNIST: {error or type(error).__name__}") from error
 
