@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,47 @@ _SIDE, _CHANNELS = 32, 3
 _BYTES = _CHANNELS * _SIDE * _SIDE
 _BATCHES = 5
 
-# All that a pickled array of numbers refers to, under the names that Python and NumPy have had for it.
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How Python 3 writes bytes in the protocols of Python 2."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes as {encoding} are not part of CIFAR-10")
+    return text.encode("latin1")
+
+
+class _Dtype:
+    """The name of a dtype. Byte order and alignment, which come later, are nothing to single bytes."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        self.name = name.decode() if isinstance(name, bytes) else str(name)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Array:
+    """What a pickled array consists of. NumPy's own classes trust it: crafted files crash them, or get any memory."""
+
+    def __init__(self, *_: Any) -> None:
+        self._state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self._state = state
+
+    def pixels(self) -> np.ndarray:
+        _, shape, dtype, by_columns, content = self._state
+        if dtype.name != "u1" or len(shape) != 2 or shape[1] != _BYTES:
+            raise ValueError(f"data must be uint8 [N, {_BYTES}], got {dtype.name} {list(shape)}")
+        return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_columns else "C")
+
+
+# All that a pickled array of bytes refers to, under the names that Python and NumPy have had for it.
 _PICKLED = {
-    ("_codecs", "encode"): codecs.encode,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): None,  # only an argument of the next
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
 }
 
 
@@ -101,24 +134,31 @@ def _read_binary(path: Path) -> tuple[Tensor, Tensor]:
 def _read_python(path: Path) -> tuple[Tensor, Tensor]:
     require_file(path, SOURCE)
     try:
-        batch = _BatchUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        content = path.read_bytes()
+        _check_claims(content)
+        batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         by_name = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-        pixels, labels = by_name["data"], np.array(by_name["labels"])
+        if not isinstance(by_name["data"], _Array):
+            raise TypeError(f"data must be an array, got {type(by_name['data']).__name__}")
+        pixels, labels = by_name["data"].pixels(), by_name["labels"]
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"{path} must be a whole batch of CIFAR-10's Python version, got: {error!r}") from error
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != _BYTES:
-        kind = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise ValueError(f"data of {path} must be uint8 [N, {_BYTES}], got {kind}")
-    if labels.shape != (len(pixels),) or not len(labels) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"labels of {path} must be {len(pixels)} whole numbers, one an image and at least one, "
-            f"got {labels.dtype} {list(labels.shape)}"
-        )
-    return _checked(path, pixels, labels)
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise ValueError(f"labels of {path} must be a list of whole numbers")
+    if len(labels) != len(pixels) or not labels:
+        raise ValueError(f"labels of {path} must be {len(pixels)}, one an image and at least one, got {len(labels)}")
+    return _checked(path, pixels, np.array(labels))
+
+
+def _check_claims(content: bytes) -> None:
+    """Refuses numbers of the memo and lengths beyond the file: Python's unpickler would take memory for all of them."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"{opcode.name} {argument} of {len(content)} bytes")
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    """Makes arrays of numbers, text and containers of them, and refuses everything else."""
+    """Makes numbers, text, containers of them and :class:`_Array`, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _PICKLED:
