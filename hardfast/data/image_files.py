@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -16,6 +16,8 @@ from hardfast.data.image_set import ImageSet
 from hardfast.ops import _checks
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+_FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # whatever the suffix; of others, Pillow runs a program to read EPS
+_MAX_PIXELS = 1 << 26  # a header may claim more than memory holds
 
 
 class UnreadableImageError(ValueError):
@@ -74,17 +76,21 @@ class EncodedImages:
         """Where an image is, for messages."""
         raise NotImplementedError
 
-    def encoded(self, number: int) -> str | Path | BinaryIO:
-        """The file of an image."""
+    def encoded(self, number: int) -> bytes:
+        """The file of an image. In memory, since of one on disk Pillow would ask for as much as a chunk claims."""
         raise NotImplementedError
 
     def _decode(self, number: int) -> Tensor:
         try:
-            with Image.open(self.encoded(number)) as image:
+            with Image.open(io.BytesIO(self.encoded(number)), formats=_FORMATS) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels, more than {_MAX_PIXELS}")
                 return self._transform(image.convert("RGB"))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"image file {self.name(number)} is gone") from error
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow may raise anything for a damaged file
             raise UnreadableImageError(f"{self.name(number)} must be a whole image file, got: {error}") from error
 
 
@@ -122,9 +128,9 @@ class ImageFiles(EncodedImages):
         """The path of an image."""
         return str(self.paths[number])
 
-    def encoded(self, number: int) -> str | Path:
-        """The path of an image."""
-        return self.paths[number]
+    def encoded(self, number: int) -> bytes:
+        """The content of an image's file."""
+        return Path(self.paths[number]).read_bytes()
 
 
 class JoinedImages:

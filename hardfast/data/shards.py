@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -61,12 +61,12 @@ class ShardedImages(EncodedImages):
         shard, offset = self._index[:2, number]
         return f"{self.shards[shard]} at byte {offset}"
 
-    def encoded(self, number: int) -> BinaryIO:
+    def encoded(self, number: int) -> bytes:
         """The bytes of an image."""
         shard, offset, size, _ = (int(value) for value in self._index[:, number])
         with open(self.shards[shard], "rb") as file:
             file.seek(offset)
-            return io.BytesIO(file.read(size))
+            return file.read(size)
 
 
 def list_shards(folder: Path) -> list[Path]:
