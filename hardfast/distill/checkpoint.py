@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 import re
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from hardfast.distill.atomic import atomic_write, make_directory
 from hardfast.distill.processes import ALONE, Processes
 from hardfast.ops import _checks
+from hardfast.out_of_memory import ran_out_of_memory
 
 __all__ = ["BrokenCheckpointError", "CheckpointPolicy", "Checkpoints", "Loaded", "read_checkpoint", "write_checkpoint"]
 
@@ -192,6 +192,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} is damaged: its {len(content)} bytes are not those that were written"
         )
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BrokenCheckpointError(f"checkpoint {path} holds what is no state of a training: {error}") from error
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file with a checksum may raise anything
+        if isinstance(error, MemoryError) or ran_out_of_memory(error):
+            raise  # the file may well be whole, and is not to be removed
+        raise BrokenCheckpointError(f"checkpoint {path} holds what is no state of a training: {error!r}") from error
+    if not isinstance(state, dict):
+        raise BrokenCheckpointError(f"checkpoint {path} holds what is no state of a training: {type(state).__name__}")
+    return state
