@@ -13,6 +13,8 @@ from torch import Tensor
 
 __all__ = ["from_png", "from_shard", "to_png", "to_shard"]
 
+_MAX_PIXELS = 1 << 26  # a header may claim more than memory holds
+
 
 def to_png(image: Tensor) -> bytes:
     """An image ``[C, H, W]`` with C 1 or 3, nominally in [0, 1], in eight bits; NaN is black."""
@@ -23,8 +25,20 @@ def to_png(image: Tensor) -> bytes:
 
 
 def from_png(content: bytes) -> Tensor:
-    """The image ``[C, H, W]``, float32 in [0, 1]."""
-    pixels = np.array(Image.open(io.BytesIO(content)))
+    """The image ``[C, H, W]``, float32 in [0, 1].
+
+    Raises:
+        ValueError: it is no whole PNG file as :func:`to_png` makes them.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.mode not in ("L", "RGB") or image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"an image of mode {image.mode} and {image.width} x {image.height} pixels")
+            pixels = np.array(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow may raise anything for a damaged file
+        raise ValueError(f"no whole PNG file of 8-bit grey or RGB: {error}") from error
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
@@ -41,6 +55,20 @@ def to_shard(files: Mapping[str, bytes]) -> bytes:
 
 
 def from_shard(content: bytes) -> dict[str, bytes]:
-    """The files of an archive."""
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        return {item.name: archive.extractfile(item).read() for item in archive}  # type: ignore[union-attr]
+    """The files of an archive.
+
+    Raises:
+        ValueError: it is no whole archive of plain files as :func:`to_shard` makes them.
+    """
+    files = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for item in archive:
+                if not item.isreg() or item.issparse() or item.size > len(content) or item.name in files:
+                    raise ValueError(f"{item.name!r} is no plain file of its own")
+                files[item.name] = archive.extractfile(item).read()  # type: ignore[union-attr]
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
+        raise ValueError(f"no whole archive of files: {error}") from error
+    return files

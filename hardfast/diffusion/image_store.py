@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,72 +18,21 @@ from torch import Tensor
 
 from hardfast.data.splits import LabelledImages
 from hardfast.diffusion.image_encoding import from_png, from_shard, to_png, to_shard
+from hardfast.diffusion.image_record import FORMATS, Candidate, Settings
 from hardfast.distill.atomic import write_bytes
 from hardfast.ops import _checks
 
 __all__ = ["FORMATS", "BrokenGroupError", "Candidate", "Generated", "ImageStore", "Settings", "load_generated"]
 
-FORMATS = ("folder", "webdataset")
 #: Candidates below this number, if kept, also leave the image that their search began with.
 PREVIEWS = 96
 _SETTINGS = "generation.json"
+_RECORD = re.compile(r"group-(\d+)\.json")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp")  # as atomic_write names them
 
 
 class BrokenGroupError(ValueError):
     """A group of generated images is damaged on disk; the message names the file."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What became of one number of the set.
-
-    Args:
-        number: its place in the set.
-        seed: what its noise and cut-outs came from.
-        label: the class that it was to show.
-        class_name: the name of that.
-        teacher_before: the teacher's probability of the label on the unguided image; None where it was not finite.
-        teacher_after: on the final image.
-        student_before: the student's.
-        student_after: on the final image.
-        score: the objective of the final image.
-        kept: whether the image is in the set.
-        reason: why not: ``"not finite"`` or ``"teacher"``; None where it was kept.
-    """
-
-    number: int
-    seed: int
-    label: int
-    class_name: str
-    teacher_before: float | None
-    teacher_after: float | None
-    student_before: float | None
-    student_after: float | None
-    score: float | None
-    kept: bool
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides what is in a set, as ``generation.json`` has it."""
-
-    recipe: str
-    fields: Mapping[str, Any]
-    format: str
-    class_names: tuple[str, ...]
-    group_size: int
-    count: int
-
-    @property
-    def groups(self) -> int:
-        """How many groups the set has; the last one may be cut short."""
-        return -(-self.count // self.group_size)
-
-    def numbers(self, group: int) -> range:
-        """The numbers of a group, below the count."""
-        return range(group * self.group_size, min((group + 1) * self.group_size, self.count))
 
 
 class _Group(NamedTuple):
@@ -223,7 +171,7 @@ class ImageStore:
             return False
         for _ in self._files(group, record):
             pass
-        return [item.number for item in record.candidates] == list(self.settings.numbers(group))
+        return len(record.candidates) == len(self.settings.numbers(group))
 
     def put(self, group: int, candidates: Sequence[Candidate], images: Tensor, before: Tensor) -> None:
         """Writes a group; it counts once this has returned.
@@ -245,15 +193,13 @@ class ImageStore:
                 )
         kept = [(index, candidate) for index, candidate in enumerate(candidates) if candidate.kept]
         files = {
-            f"preview/{candidate.number:08d}.png": to_png(before[index])
-            for index, candidate in kept
-            if candidate.number < PREVIEWS
+            _preview_name(candidate): to_png(before[index]) for index, candidate in kept if candidate.number < PREVIEWS
         }
         pngs = [(candidate, to_png(images[index])) for index, candidate in kept]
         if self.format == "folder":
             files |= {f"images/{self._file_name(candidate)}": png for candidate, png in pngs}
         else:
-            files[f"images/images-{group:06d}.tar"] = to_shard(_samples(pngs))
+            files[_shard_name(group)] = to_shard(_samples(pngs))
 
         self._record_path(group).unlink(missing_ok=True)
         for name, content in files.items():
@@ -287,8 +233,10 @@ class ImageStore:
 
     def candidates(self) -> list[Candidate]:
         """Every candidate of the groups that have a readable record, dropped ones too, in order."""
-        found = []
-        for group in range(self.settings.groups):
+        found: list[Candidate] = []
+        groups = self.settings.groups
+        names = (_RECORD.fullmatch(path.name) for path in self.records.glob("group-*.json"))
+        for group in sorted(int(name[1]) for name in names if name and int(name[1]) < groups):
             try:
                 record = self._record(group)
             except BrokenGroupError:
@@ -313,19 +261,32 @@ class ImageStore:
         if record is None:
             raise BrokenGroupError(f"{self._record_path(group)} is missing: the group has not been made")
         contents = {name: content for name, content in self._files(group, record) if name.startswith("images/")}
+        place = self.path
         if self.format == "webdataset":
-            ((_, shard),) = contents.items()
-            contents = from_shard(shard)
-        kept = [candidate for candidate in record.candidates if candidate.kept]
-        names = [
-            f"images/{self._file_name(item)}" if self.format == "folder" else f"{item.number:08d}.png" for item in kept
-        ]
-        return [(candidate, from_png(contents[name])) for candidate, name in zip(kept, names, strict=True)]
+            place = self.path / _shard_name(group)
+            with _named(place):
+                contents = from_shard(contents[_shard_name(group)])
+        found = []
+        for candidate in record.candidates:
+            if candidate.kept:
+                name = (
+                    f"images/{self._file_name(candidate)}" if self.format == "folder" else f"{candidate.number:08d}.png"
+                )
+                with _named(place / name):
+                    found.append((candidate, from_png(contents[name])))
+        return found
 
     def read_before(self, number: int) -> Tensor | None:
-        """The unguided image of a number, as :meth:`read` has images; None where it was not kept."""
+        """The unguided image of a number, as :meth:`read` has images; None where it was not kept.
+
+        Raises:
+            BrokenGroupError: it is damaged.
+        """
         path = self.preview / f"{number:08d}.png"
-        return from_png(path.read_bytes()) if path.exists() else None
+        if not path.exists():
+            return None
+        with _named(path):
+            return from_png(path.read_bytes())
 
     def _record_path(self, group: int) -> Path:
         return self.records / f"group-{group:06d}.json"
@@ -339,11 +300,25 @@ class ImageStore:
             record = json.loads(path.read_bytes())
             candidates = [Candidate(**item) for item in record["candidates"]]
             numbers = [item.number for item in candidates]
-            if not numbers or numbers != list(self.settings.numbers(group))[: len(numbers)]:
+            if not numbers or numbers != list(self.settings.numbers(group)[: len(numbers)]):
                 raise ValueError(f"it has the numbers {numbers}")
-            return _Group(candidates, dict(record["files"]))
-        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            for item in candidates:
+                if self.settings.class_names[item.label] != item.class_name:
+                    raise ValueError(f"label {item.label} of {item.number} is not {item.class_name!r}")
+            files = dict(record["files"])
+            if files.keys() != self._names(group, candidates):
+                raise ValueError(f"it has the files {', '.join(files)}")
+            return _Group(candidates, files)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError, RecursionError) as error:
             raise BrokenGroupError(f"{path} is no whole record of group {group} ({error})") from error
+
+    def _names(self, group: int, candidates: Sequence[Candidate]) -> set[str]:
+        """The files that :meth:`put` writes: a record cannot make a reader leave the store."""
+        kept = [candidate for candidate in candidates if candidate.kept]
+        previews = {_preview_name(candidate) for candidate in kept if candidate.number < PREVIEWS}
+        if self.format == "webdataset":
+            return {_shard_name(group), *previews}
+        return {f"images/{self._file_name(candidate)}" for candidate in kept} | previews
 
     def _files(self, group: int, record: _Group) -> Iterator[tuple[str, bytes]]:
         """The files of a group with their content, one at a time."""
@@ -443,8 +418,25 @@ def _read_settings(path: Path) -> Settings | None:
     try:
         content = json.loads(file.read_bytes())
         return Settings(**{**content, "class_names": tuple(content["class_names"])})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}); give another directory, or remove this one") from error
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Says which image, or archive of them, could not be read."""
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        raise BrokenGroupError(f"{path} is broken, or missing there: {error}") from error
+
+
+def _preview_name(candidate: Candidate) -> str:
+    return f"preview/{candidate.number:08d}.png"
+
+
+def _shard_name(group: int) -> str:
+    return f"images/images-{group:06d}.tar"
 
 
 def _prefixed(fields: Mapping[str, Any]) -> dict[str, Any]:
