@@ -13,7 +13,7 @@ CMAKE_ARGS = -G Ninja -S . -DCMAKE_BUILD_TYPE=Release -DCMAKE_MAKE_PROGRAM=$(abs
   -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) \
   -DHARDFAST_TORCH_DIR=$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
 
-.PHONY: help setup train test test-asan test-gpu sanitize-gpu kernels bench bench-gpu instructions bench-pytest lint format clean
+.PHONY: help setup train test test-asan test-gpu sanitize-gpu kernels bench bench-gpu instructions bench-pytest fuzz lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench   time the ops and steps beside everything that does the same; ARGS="--quick" or "--filter warp" for less'
 	@echo 'make bench-gpu  the same on the GPU'
 	@echo 'make bench-pytest  the cases of --quick under pytest-benchmark'
+	@echo 'make fuzz    100,000 damaged files for each reader of files; ARGS="--inputs 5000 --readers npy" for less'
 	@echo 'make instructions  what the CPU kernels execute for a pixel, counted by valgrind'
 	@echo 'make lint    ruff, mypy, clang-format'
 	@echo 'make format  let ruff and clang-format rewrite the sources'
@@ -62,6 +63,9 @@ sanitize-gpu: setup
 	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 HARDFAST_REQUIRE=cuda compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    --kernel-regex kns=warp_ $(BIN)/python tests/gpu/every_kernel.py || exit 1; \
 	done
+
+fuzz: setup
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(ARGS)
 
 instructions: $(VENV)/.installed
 	@command -v valgrind >/dev/null || { echo 'valgrind was not found: install it (Debian, Ubuntu: apt-get install valgrind)'; exit 1; }
@@ -102,6 +106,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 	  setuptools wheel cmake ninja pybind11 torch torchvision timm numpy scikit-learn safetensors tensorboard torchmetrics tqdm rich \
 	  tyro matplotlib pillow pytest pytest-xdist pytest-benchmark hypothesis kornia opencv-python-headless diffusers transformers webdataset \
+	  'atheris; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.11" and python_version < "3.14"' \
 	  ruff mypy clang-format || \
 	  { echo 'the dependencies could not be installed: check the network, or that pip reaches your package index'; exit 1; }
 	@touch $@
