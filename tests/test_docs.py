@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import together
+import torch
 
+from hardfast.distill.processes import ALONE
 from hardfast.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
@@ -26,3 +30,22 @@ def test_links_and_files(page):
 def test_recipes(page):
     for name in re.findall(r"hardfast (?:train|generate) ((?:hard|config)-[\w-]+)", page.read_text()):
         assert name in RECIPES, name
+
+
+def run_own_loop(processes) -> tuple[float, list[torch.Tensor]]:
+    """The block of the page on several processes, which are joined already."""
+    text = (ROOT / "docs" / "distributed.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names = {"joined": lambda: nullcontext(processes)}
+    exec(compile(block.replace("distill.joined()", "joined()"), "distributed.md", "exec"), names)
+    return names["test_accuracy"], [value.detach() for value in names["student"].parameters()]
+
+
+def test_a_loop_of_your_own(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    accuracy, weights = run_own_loop(ALONE)
+    torch.set_num_threads(threads)
+    for theirs, their_weights in together.answers(run_own_loop, 2, tmp_path):
+        assert theirs == accuracy
+        torch.testing.assert_close(their_weights, weights, rtol=1e-4, atol=1e-5)

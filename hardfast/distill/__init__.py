@@ -14,6 +14,9 @@ from hardfast.distill.evaluate import (
 from hardfast.distill.execution import CompiledAugmentor, Execution
 from hardfast.distill.finite_steps import FiniteSteps
 from hardfast.distill.objectives import AugmentorObjective, AugmentorTerms, StudentObjective, StudentTerms
+from hardfast.distill.processes import LostProcessError, Processes, joined
+from hardfast.distill.shard import Shard, ShardedAugmentor
+from hardfast.distill.sharded_layers import shard_layers
 from hardfast.distill.spurious import SpuriousScores, class_probabilities, spurious_scores
 from hardfast.distill.step import AugmentorStep, augmentor_step, student_step, supervised_step
 from hardfast.distill.trainer import Trainer, TrainerConfig, TrainingSummary
@@ -28,7 +31,11 @@ __all__ = [
     "Execution",
     "FiniteSteps",
     "FixedRatio",
+    "LostProcessError",
+    "Processes",
     "SetMetrics",
+    "Shard",
+    "ShardedAugmentor",
     "ShiftAccuracy",
     "SpuriousScores",
     "StudentObjective",
@@ -43,8 +50,10 @@ __all__ = [
     "class_probabilities",
     "group_accuracies",
     "held_constant",
+    "joined",
     "measure",
     "predict_logits",
+    "shard_layers",
     "spurious_scores",
     "student_step",
     "supervised_step",
