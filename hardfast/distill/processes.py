@@ -86,10 +86,6 @@ class Processes:
             dist.all_gather_object(values, value)
         return values
 
-    def any(self, flag: bool) -> bool:
-        """Whether a flag is set in any process."""
-        return any(self.gather(flag))
-
     def merge(self, tensor: Tensor) -> Tensor:
         """Sums tensors of one shape in place, exactly where each entry is other than 0 in one process at most."""
         if not self.alone:
