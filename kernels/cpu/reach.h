@@ -22,7 +22,8 @@ struct Tile {
 struct Range {
   double low, high;
 
-  bool within(double limit) const { return low > -limit && high < limit; }  // false for NaN
+  // False for NaN, and for the empty range that is left where every position is one.
+  bool within(double limit) const { return low > -limit && low <= high && high < limit; }
 };
 
 inline void widen_range(double value, Range& range) {
