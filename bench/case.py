@@ -108,7 +108,8 @@ def differentiated(
             for x, grad in zip(arguments, wanted, strict=True)
         )
         outputs = run(*leaves)
-        grads = [_fixed_noise(x) for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        grads = [_fixed_noise(x) if x.dim() > 0 else torch.ones_like(x) for x in outputs]  # as loss.backward() has it
         sources = [x for x, grad in zip(leaves, wanted, strict=True) if grad]
         return lambda: torch.autograd.grad(run(*leaves), sources, grads)
 

@@ -22,7 +22,8 @@ from . import roofline
 from .case import OURS, Case, Floors, Implementation, Inputs, differentiated, eager_and_compiled
 
 TEMPERATURE = 2.0
-SIDES = {"parameters": (True, False), "all": (True, True)}  # gradients to student and teacher
+SIDES = {"parameters": (True, False), "all": (True, True), "weighted": (True, True)}  # gradients to student and teacher
+WEIGHT = 0.5
 HEADS = {  # gradients to features and weight of the student, then of the teacher
     "features": (True, False, True, False),
     "parameters": (True, True, False, False),
@@ -106,6 +107,10 @@ def _logits(rows: int, classes: int, device: str, dtype: str, *, labelled: bool 
     return (*(x.to(device, getattr(torch, dtype)) for x in logits), *labels)
 
 
+def _weighted(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *inputs: WEIGHT * loss(*inputs)
+
+
 def _implementations(
     ours: Callable[..., Any],
     eager: Callable[..., Any],
@@ -127,12 +132,18 @@ def row_case(
     floors: Floors | None = None,
     quick: bool = False,
 ) -> Case:
-    """A loss on the logits of student and teacher; ``parameters`` is the gradient to the student alone."""
+    """A loss on the logits of student and teacher.
+
+    Args:
+        pass_name: ``parameters`` is the gradient to the student alone, ``weighted`` that of half the loss to both.
+    """
     ours, eager = {
         "kl_disagreement": (our_kl, eager_kl),
         "confidence_disagreement": (our_confidence, eager_confidence),
         "distillation_loss": (our_distillation, eager_distillation),
     }[op]
+    if pass_name == "weighted":
+        ours, eager = _weighted(ours), _weighted(eager)
     labelled = op != "kl_disagreement"
     differentiable = SIDES[pass_name] + (False,) * labelled
     liger = liger_kl if device == "cuda" and pass_name == "parameters" and not labelled else None
@@ -220,7 +231,7 @@ def cpu_cases() -> list[Case]:
     }
     kl = partial(row_case, "kl_disagreement")
     cases = [kl(*size, floors=least, quick=size != (1024, 32000)) for size, least in floors.items()]
-    cases += [kl(4096, 1000, "parameters"), kl(4096, 1000, dtype="bfloat16")]
+    cases += [kl(4096, 1000, "parameters"), kl(4096, 1000, "weighted"), kl(4096, 1000, dtype="bfloat16")]
     cases += [kl(*size) for size in ((4096, 10), (4096, 100), (1024, 8000))]
     labelled = [("confidence_disagreement", "all"), ("distillation_loss", "parameters"), ("distillation_loss", "all")]
     cases += [
@@ -257,7 +268,7 @@ def gpu_cases() -> list[Case]:
         )
         for size in sizes
         for dtype in ("float32", "bfloat16")
-        for name in SIDES
+        for name in ("parameters", "all")
     ]
     cases += [
         row_case(op, *size, device="cuda")

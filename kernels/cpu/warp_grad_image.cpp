@@ -102,7 +102,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     load_run_grads(block, x, y, n);
     if constexpr (kBicubic) {
       sampler_.locate_in_image(column, row, n);
-      pad_cells(n, ws_);
+      pad_cells<4>(n, ws_);
       bicubic_weights<false>(n, ws_);
       scatter_bicubic(n, sampler_.source(), tile_, ws_);
     } else {
@@ -113,7 +113,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
         const double x = -static_cast<double>(window_.x), y = -static_cast<double>(window_.y);
         locate_cells<Pad, kNearest>(ListedPositions{ws_.run_x, ws_.run_y, x, y}, n, 0, frame_, ws_);
       }
-      pad_cells(n, ws_);
+      pad_cells<4>(n, ws_);
       if (block.lanes == 1) {
         scatter_taps<kNearest>(n, ws_);
       } else {

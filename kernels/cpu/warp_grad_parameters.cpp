@@ -66,11 +66,8 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
     if (kMode == Mode::kNearest || !(sums_.map || sums_.dense)) return;
     sampler_.grad_position(block);
     if (sums_.dense) return map().store_dense(sample_, x, y, n, block.first == 0);
-    const i64 width = sampler_.width();
-    for (i64 row = 0; row < sampler_.rows(); ++row) {
-      map().accumulate(sampler_.column_of(x, s), sampler_.row_of(y + row, s), width, row * width, sums_.control,
-                       sums_.map);
-    }
+    map().accumulate(sampler_.column_of(x, s), sampler_.row_of(y, s), sampler_.width(), sampler_.rows(), sums_.control,
+                     sums_.map);
   }
 
   void add_fill(const ChannelBlock& block, i64 y, i64 n, i64 s) {

@@ -117,15 +117,17 @@ class CoordinateMap {
   T half_x() const { return static_cast<T>(scale_.x.half_extent); }
   T half_y() const { return static_cast<T>(scale_.y.half_extent); }
 
-  // Adds a row's part: its gradients to the position stand in ws.grad_x and ws.grad_y, the first at `at`.
-  void accumulate(double column, double row, std::int64_t n, std::int64_t at, const ControlRows& control,
+  // Adds the part of some rows of n pixels each: their gradients to the position stand in ws.grad_x and ws.grad_y.
+  void accumulate(double column, double row, std::int64_t n, std::int64_t rows, const ControlRows& control,
                   double* sums) {
     const double u = column - center_u_, v = row - center_v_;
-    switch (p_.map) {
-      case Map::kAffine: accumulate_affine(u, v, n, at, sums); break;
-      case Map::kProjective: accumulate_projective(u, v, n, at, sums); break;
-      case Map::kFlow: flow_.accumulate(column, row, n, at, control, sums); break;
-      case Map::kThinPlate: accumulate_spline(u, v, n, at, sums); break;
+    if (p_.map == Map::kAffine) return accumulate_affine(u, v, n, rows, sums);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::int64_t at = r * n;
+      const double down = static_cast<double>(r);
+      if (p_.map == Map::kProjective) accumulate_projective(u, v + down, n, at, sums);
+      if (p_.map == Map::kFlow) flow_.accumulate(column, row + down, n, at, control, sums);
+      if (p_.map == Map::kThinPlate) accumulate_spline(u, v + down, n, at, sums);
     }
   }
 
@@ -208,29 +210,42 @@ class CoordinateMap {
     }
   }
 
-  // The sums of three forms: plain, times u, times v.
-  static void add_form(double plain, double times_k, double u, double v, double* sums) {
+  // The sums of three forms: plain, times u, times v; counted from u and v they were plain, times column, times row.
+  static void add_form(double plain, double times_k, double u, double v, double* sums, double times_row = 0) {
     sums[0] += plain;
     sums[1] += times_k + u * plain;
-    sums[2] += v * plain;
+    sums[2] += times_row + v * plain;
   }
 
-  void accumulate_affine(double u, double v, std::int64_t n, std::int64_t at, double* sums) const {
-    Vec8<T> place = {0, 1, 2, 3, 4, 5, 6, 7}, x{}, x_times_k{}, y{}, y_times_k{};
-    for (std::int64_t k = 0; k < n; k += 8, place += T(8)) {
-      Vec8<T> grad_x = load8(ws_.grad_x + at + k), grad_y = load8(ws_.grad_y + at + k);
-      if (k + 8 > n) {
+  // The sums of all rows are taken together: they are short where they are several, and a sum over lanes costs as much
+  // as sixteen pixels.
+  void accumulate_affine(double u, double v, std::int64_t n, std::int64_t rows, double* sums) const {
+    struct Totals {
+      Vec8<T> plain, times_k, times_row;
+    };
+    Totals x{}, y{};
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const T *const grad_x = ws_.grad_x + r * n, *const grad_y = ws_.grad_y + r * n;
+      Vec8<T> place = {0, 1, 2, 3, 4, 5, 6, 7}, row_x{}, row_y{};
+      const auto add = [&](Vec8<T> in_x, Vec8<T> in_y) __attribute__((always_inline)) {
+        row_x += in_x;
+        x.times_k += in_x * place;
+        row_y += in_y;
+        y.times_k += in_y * place;
+      };
+      std::int64_t k = 0;
+      for (; k + 8 <= n; k += 8, place += T(8)) add(load8(grad_x + k), load8(grad_y + k));
+      if (k < n) {
         const auto wanted = place < static_cast<T>(n);
-        grad_x = wanted ? grad_x : Vec8<T>{};
-        grad_y = wanted ? grad_y : Vec8<T>{};
+        add(wanted ? load8(grad_x + k) : Vec8<T>{}, wanted ? load8(grad_y + k) : Vec8<T>{});
       }
-      x += grad_x;
-      x_times_k += grad_x * place;
-      y += grad_y;
-      y_times_k += grad_y * place;
+      x.plain += row_x;
+      x.times_row += row_x * static_cast<T>(r);
+      y.plain += row_y;
+      y.times_row += row_y * static_cast<T>(r);
     }
-    add_form(sum8<T>(x), sum8<T>(x_times_k), u, v, sums);
-    add_form(sum8<T>(y), sum8<T>(y_times_k), u, v, sums + 3);
+    add_form(sum8<T>(x.plain), sum8<T>(x.times_k), u, v, sums, sum8<T>(x.times_row));
+    add_form(sum8<T>(y.plain), sum8<T>(y.times_k), u, v, sums + 3, sum8<T>(y.times_row));
   }
 
   void accumulate_projective(double u, double v, std::int64_t n, std::int64_t at, double* sums) const {

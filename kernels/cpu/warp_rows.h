@@ -93,10 +93,10 @@ inline void locate_axis(const double* __restrict positions, std::int64_t n, cons
   }
 }
 
-// Repeats the last cell up to a whole vector: reads there stay in bounds, and their results count for nothing.
-template <typename T>
+// Repeats the last cell up to whole vectors: reads there stay in bounds, and their results count for nothing.
+template <int kLanes, typename T>
 inline void pad_cells(std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t k = n; k % 4 != 0; ++k) {
+  for (std::int64_t k = n; k % kLanes != 0; ++k) {
     ws.column[k] = ws.column[n - 1];
     ws.x[k] = ws.x[n - 1];
     ws.y[k] = ws.y[n - 1];
@@ -109,13 +109,15 @@ HARDFAST_HD Taps<Vec4<T>> channel_taps(const T* cell, std::int64_t pitch) {
   return {load4(cell), load4(cell + 4), load4(cell + 4 * pitch), load4(cell + 4 * pitch + 4)};
 }
 
-// Four cells in tap layout, turned into one vector of pixels a tap.
+// Eight cells in tap layout, turned into one vector of pixels a tap.
 template <typename T>
-HARDFAST_HD Taps<Vec4<T>> pixel_taps(const T* window, const std::int32_t* index) {
-  Vec4<T> a = load4(window + std::int64_t{index[0]}), b = load4(window + std::int64_t{index[1]});
-  Vec4<T> c = load4(window + std::int64_t{index[2]}), d = load4(window + std::int64_t{index[3]});
-  transpose4(a, b, c, d);
-  return {a, b, c, d};
+HARDFAST_HD Taps<Vec8<T>> pixel_taps(const T* window, const std::int32_t* index) {
+  Vec8<T> cells[4];
+  for (int i = 0; i < 4; ++i) {
+    cells[i] = join<T>(load4(window + std::int64_t{index[i]}), load4(window + std::int64_t{index[i + 4]}));
+  }
+  transpose_halves(cells[0], cells[1], cells[2], cells[3]);
+  return {cells[0], cells[1], cells[2], cells[3]};
 }
 
 // 1 - y of a run, read back one by one: what is loaded into all lanes at once takes no shuffle.
@@ -144,8 +146,7 @@ HARDFAST_HD Vec4<T> sample_pixel(const Workspace<T>& ws, std::int64_t k, std::in
 template <bool kNearest, typename T>
 HARDFAST_HD Vec8<T> sample_two(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
   if (kNearest) {
-    const Vec4<T> a = sample_pixel<true>(ws, k, pitch), b = sample_pixel<true>(ws, k + 4, pitch);
-    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+    return join<T>(sample_pixel<true>(ws, k, pitch), sample_pixel<true>(ws, k + 4, pitch));
   }
   const Vec8<T> a = weighted_taps(ws, k, pitch), b = weighted_taps(ws, k + 4, pitch);
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
@@ -184,16 +185,16 @@ inline void sample_planes(std::int64_t n, std::int64_t pitch, Workspace<T>& ws, 
 template <bool kNearest, typename T>
 inline void sample_taps(std::int64_t n, const Workspace<T>& ws, T* target) {
   const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
-    const Taps<Vec4<T>> taps = pixel_taps(ws.window, ws.column + k);
-    return kNearest ? taps.v00 : bilinear(taps, load4(ws.x + k), load4(ws.y + k));
+    const Taps<Vec8<T>> taps = pixel_taps(ws.window, ws.column + k);
+    return kNearest ? taps.v00 : bilinear(taps, load8(ws.x + k), load8(ws.y + k));
   };
-  if (n < 4) {
-    const Vec4<T> values = sample(0);
+  if (n < 8) {
+    const Vec8<T> values = sample(0);
     for (std::int64_t k = 0; k < n; ++k) target[k] = values[k];
     return;
   }
-  for (std::int64_t k = 0; k + 4 <= n; k += 4) store4(target + k, sample(k));
-  if (n % 4 != 0) store4(target + n - 4, sample(n - 4));  // the last four overlap those before
+  for (std::int64_t k = 0; k + 8 <= n; k += 8) store8(target + k, sample(k));
+  if (n % 8 != 0) store8(target + n - 8, sample(n - 8));  // the last eight overlap those before
 }
 
 // The output's gradient times the taps of four cells, summed over the channels: one number a tap and cell.
@@ -224,11 +225,11 @@ inline void grad_position_channels(std::int64_t n, std::int64_t pitch, Workspace
 
 template <typename T>
 inline void grad_position_taps(std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; k += 4) {
-    const PositionGradient<Vec4<T>> gradient = grad_bilinear_position(
-        pixel_taps(ws.window, ws.column + k), load4(ws.x + k), load4(ws.y + k), load4(ws.grads + k));
-    store4(ws.grad_x + k, gradient.x);
-    store4(ws.grad_y + k, gradient.y);
+  for (std::int64_t k = 0; k < n; k += 8) {
+    const PositionGradient<Vec8<T>> gradient = grad_bilinear_position(
+        pixel_taps(ws.window, ws.column + k), load8(ws.x + k), load8(ws.y + k), load8(ws.grads + k));
+    store8(ws.grad_x + k, gradient.x);
+    store8(ws.grad_y + k, gradient.y);
   }
 }
 

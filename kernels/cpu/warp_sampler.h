@@ -38,7 +38,7 @@ inline void load_grad(const WarpParams& p, std::int64_t sample, const ChannelBlo
   }
   const T* row = row_as(block.dtype, view.data, at + block.first * view.channel, view.column, n, ws.rows);
   copy_row(row, n, ws.grads);
-  for (std::int64_t k = n; k % 4 != 0; ++k) ws.grads[k] = T(0);
+  for (std::int64_t k = n; k % 8 != 0; ++k) ws.grads[k] = T(0);
 }
 
 template <typename T, typename Pad, Mode kMode>
@@ -111,7 +111,7 @@ class Sampler {
     } else {
       locate_cells<Pad, kNearest>(listed(y, subsample), n, 0, frame_, ws_);
     }
-    pad_cells(run(), ws_);
+    pad_cells<8>(run(), ws_);
   }
 
   // The weight of the taps that lie outside the image, for the run located last: ws.uncovered.
