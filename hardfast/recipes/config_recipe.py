@@ -24,6 +24,7 @@ from hardfast.distill.evaluate import group_accuracies
 from hardfast.distill.objectives import StudentObjective
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
+from hardfast.ops import _checks
 from hardfast.recipes.recipe import CACHE, Recipe, earlier_code, our_choice, reported, training_config
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ class GeneratorConfig:
 
     def settings(self, image_size: int, seen_size: int, method: str) -> GuidanceSettings:
         """Those of a method's search, for images of one size that the classifiers see at another."""
+        _checks.integer("generator.cutouts", self.cutouts, 1)
+        _checks.not_negative("generator.cutout_noise", self.cutout_noise)
         if not 0 < self.smallest_cutout <= 1:
             raise ValueError(f"generator.smallest_cutout must be in (0, 1], got {self.smallest_cutout}")
         objective = GuidanceObjective(self.form, self.gamma, models=_GUIDED.get(method, "both"))

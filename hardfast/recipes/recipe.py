@@ -8,6 +8,7 @@ authors' public code of earlier work has it), ``"reported"`` (a third party repo
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import os
 import sys
@@ -146,6 +147,8 @@ class Recipe:
         Raises:
             ValueError: a value is out of its range; everything but the data is checked, before anything is trained.
         """
+        for name, value, _ in _leaves(self, type(self)()):
+            _check_value(name, value)
         if self.seeds < 1 or self.first_seed < 0:
             raise ValueError(f"seeds must be >= 1 and first_seed >= 0; got {self.seeds} and {self.first_seed}")
         if self.threads < 0:
@@ -293,3 +296,12 @@ def _leaves(config: Any, defaults: Any, prefix: str = "") -> Iterator[tuple[str,
         else:
             # Where a value came from is told of the recipe's own value, and is no longer true of another one.
             yield prefix + item.name, value, item.metadata["source"] if value == default else "overridden"
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Refuses what no field means, whatever it is of: numbers that are not finite, or too large for a count or seed."""
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{name} must be finite; got {item}")
+        if isinstance(item, int) and abs(item) >= 2**31:
+            raise ValueError(f"{name} must be less than 2**31; got {item}")
