@@ -23,7 +23,7 @@ def floating_tensor(name: str, value: Any) -> None:
 
 
 def one_of(name: str, value: Any, accepted: Collection[str]) -> None:
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name} must be one of {list(accepted)}, got {value!r}")
 
 

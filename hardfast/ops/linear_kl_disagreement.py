@@ -97,7 +97,7 @@ def linear_kl_disagreement(
     _checks.one_of("divergence", divergence, DIVERGENCES)
     _checks.one_of("reduction", reduction, REDUCTIONS)
     temperature = _checks.positive("temperature", temperature)
-    if chunk_rows is not None and (type(chunk_rows) is not int or chunk_rows < 1):
+    if chunk_rows is not None and (type(chunk_rows) is not int or not 1 <= chunk_rows < 2**63):
         raise ValueError(f"chunk_rows must be a positive whole number or None, got {chunk_rows!r}")
 
     lead, classes = student_features.shape[:-1], student_weight.shape[0]
