@@ -44,9 +44,10 @@ class EncodedImages:
         if resize is not None:
             _checks.integer("resize", resize, size)
         self.labels, self.size, self.threads = labels, size, threads
+        self._resize = resize or size
         self._transform = v2.Compose(
             [
-                v2.Resize(resize or size, InterpolationMode.BICUBIC),
+                v2.Resize(self._resize, InterpolationMode.BICUBIC),
                 v2.CenterCrop(size),
                 v2.ToImage(),
                 v2.ToDtype(torch.float32, scale=True),
@@ -83,8 +84,9 @@ class EncodedImages:
     def _decode(self, number: int) -> Tensor:
         try:
             with Image.open(io.BytesIO(self.encoded(number)), formats=_FORMATS) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise ValueError(f"{image.width} x {image.height} pixels, more than {_MAX_PIXELS}")
+                shorter, longer = sorted(image.size)
+                if max(shorter * longer, self._resize**2 * longer / max(1, shorter)) > _MAX_PIXELS:
+                    raise ValueError(f"{image.width} x {image.height} pixels, more than {_MAX_PIXELS}, or too narrow")
                 return self._transform(image.convert("RGB"))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"image file {self.name(number)} is gone") from error

@@ -80,9 +80,9 @@ def _index(shards: Sequence[Path], threads: int) -> np.ndarray:
     stats = [shard.stat() for shard in shards]
     names = np.array([shard.name for shard in shards])
     state = np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
-    with suppress(OSError, ValueError, KeyError), np.load(folder / _INDEX, allow_pickle=False) as known:
+    with suppress(Exception), np.load(folder / _INDEX, allow_pickle=False) as known:  # what is damaged is made again
         if np.array_equal(known["names"], names) and np.array_equal(known["state"], state):
-            return known["index"]
+            return _checked(known["index"], state[:, 0])
     with ThreadPoolExecutor(threads) as pool:
         samples = list(pool.map(lambda shard: list(_samples(shard)), shards))
     counts = [len(found) for found in samples]
@@ -97,6 +97,15 @@ def _index(shards: Sequence[Path], threads: int) -> np.ndarray:
     return index
 
 
+def _checked(index: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """An index of images that lie within their shards."""
+    shard, offset, size, label = index
+    within = (offset >= 0) & (size >= 0) & (offset <= sizes[shard]) & (size <= sizes[shard] - offset)
+    if index.dtype != np.int64 or not len(label) or shard.min() < 0 or label.min() < 0 or not within.all():
+        raise ValueError("no index of these shards")
+    return index
+
+
 def _samples(shard: Path) -> Iterator[_Sample]:
     """Where the images of a shard are, by their keys in the order of the files."""
     images: dict[str, tuple[int, int]] = {}
@@ -105,9 +114,9 @@ def _samples(shard: Path) -> Iterator[_Sample]:
         size = shard.stat().st_size
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                if not member.isfile():
+                if not member.isreg() or member.issparse():
                     continue
-                if member.offset_data + member.size > size:
+                if not 0 <= member.size <= size - member.offset_data:
                     raise ValueError(f"its file {member.name} is cut short")
                 key, dot, suffix = _split(member.name)
                 if f"{dot}{suffix.lower()}" in SUFFIXES:
@@ -116,7 +125,9 @@ def _samples(shard: Path) -> Iterator[_Sample]:
                     images[key] = member.offset_data, member.size
                 elif suffix == "cls":
                     labels[key] = _label(archive, member)
-    except (tarfile.TarError, ValueError, EOFError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
         raise ValueError(f"{shard} must be a tar file of webdataset, not compressed; {error}") from error
     if missing := images.keys() - labels.keys():
         raise ValueError(f"{shard} must have a file .cls for each image; {min(missing)} has none")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["from_png", "from_shard", "to_png", "to_shard"]
 
-_MAX_PIXELS = 1 << 26  # a header may claim more than memory holds
+_MAX_PIXELS = 1 << 24  # a header may claim more than memory holds
 
 
 def to_png(image: Tensor) -> bytes:

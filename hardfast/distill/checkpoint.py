@@ -22,6 +22,7 @@ __all__ = ["BrokenCheckpointError", "CheckpointPolicy", "Checkpoints", "Loaded",
 _MAGIC = b"hardfast checkpoint 1, sha256 "
 _HEADER_BYTES = len(_MAGIC) + 64 + 1  # and the digest in hexadecimal digits, and a newline
 _NAME = re.compile(r"step-(\d{9})\.pt")
+_CLAIM = re.compile(r"tried to allocate (\d+) bytes")
 _EVERY = re.compile(r"(\d+(?:\.\d+)?)(s|min)|(\d+)")
 
 
@@ -194,9 +195,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file with a checksum may raise anything
-        if isinstance(error, MemoryError) or ran_out_of_memory(error):
+        if _wants_memory(error, len(content)):
             raise  # the file may well be whole, and is not to be removed
         raise BrokenCheckpointError(f"checkpoint {path} holds what is no state of a training: {error!r}") from error
     if not isinstance(state, dict):
         raise BrokenCheckpointError(f"checkpoint {path} holds what is no state of a training: {type(state).__name__}")
     return state
+
+
+def _wants_memory(error: Exception, size: int) -> bool:
+    """Whether memory ran out for what a file has. It is not compressed, so a tensor larger than it is a lie."""
+    claim = _CLAIM.search(str(error))
+    return isinstance(error, MemoryError) or (ran_out_of_memory(error) and (claim is None or int(claim[1]) <= size))
