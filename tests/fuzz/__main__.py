@@ -95,8 +95,10 @@ def table(rows: list[dict[str, str]]) -> str:
 
 def reproduce(path: Path) -> int:
     """Checks one input; what fails leaves its traceback."""
-    with tempfile.TemporaryDirectory() as folder, bounded_memory():
-        accepted = make_reader(path.resolve().parent.name, Path(folder)).check(path.read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        reader = make_reader(path.resolve().parent.name, Path(folder))
+        with bounded_memory():
+            accepted = reader.check(path.read_bytes())
     print("accepted, and read rightly" if accepted else "refused as it should be")
     return 0
 

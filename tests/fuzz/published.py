@@ -157,8 +157,9 @@ def _confirm_npy(content: bytes, found: np.ndarray) -> None:
     length = int.from_bytes(content[8:start], "little")
     text = content[start : start + length].decode("utf-8" if content[6] == 3 else "latin1")
     header = ast.literal_eval(re.sub(r"(\d)L\b", r"\1", " ".join(text.split())))  # Python 2 wrote an L after a number
-    assert found.shape == header["shape"], f"shape {found.shape} of {header}"
-    assert found.dtype == np.dtype(header["descr"]), f"dtype {found.dtype} of {header}"
+    dtype = np.dtype(header["descr"])  # which may be an array itself, such as 2<i8
+    assert found.shape == header["shape"] + dtype.shape, f"shape {found.shape} of {header}"
+    assert found.dtype == dtype.base, f"dtype {found.dtype} of {header}"
     assert not found.dtype.hasobject, "an array of objects was read"
     body = content[start + length :][: found.nbytes]
     assert found.tobytes("F" if header["fortran_order"] else "C") == body, "other bytes than those in the file"
