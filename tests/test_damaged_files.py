@@ -21,7 +21,7 @@ from fuzz.reader import bounded_memory
 from mnist_files import write_mnist
 from PIL import Image
 
-from hardfast.data import ImageFiles, load_cifar10, load_mnist
+from hardfast.data import ImageFiles, ShardedImages, load_cifar10, load_mnist
 from hardfast.data.array_images import read_npy, read_npz
 from hardfast.data.image_files import UnreadableImageError
 from hardfast.diffusion.image_encoding import from_png, from_shard, to_png
@@ -323,3 +323,50 @@ def test_candidates_are_checked_when_they_are_made():
     for name, value in {"number": -1, "class_name": 3, "teacher_after": "x", "kept": None}.items():
         with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
             dataclasses.replace(good, **{name: value})
+
+
+def narrow_png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", (1, 1 << 20)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_photograph_that_grows_when_it_is_resized_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(narrow_png())
+    with pytest.raises(UnreadableImageError, match=r"a\.png must be .*or too narrow"):
+        ImageFiles([tmp_path / "a.png"], torch.tensor([0]), 64).load(torch.tensor([0]))
+    assert ImageFiles([tmp_path / "a.png"], torch.tensor([0]), 2).load(torch.tensor([0])).shape == (1, 3, 2, 2)
+
+
+def test_a_checkpoint_that_claims_memory_is_damaged(tmp_path):
+    path = write_checkpoint(tmp_path / "a.pt", {"x": torch.ones(3)})
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes()[95:])) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"K\x03tq", b"\x8a\x06\0\0\0\0\0\1tq"))
+    body = buffer.getvalue()
+    path.write_bytes(path.read_bytes()[:30] + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    with pytest.raises(BrokenCheckpointError, match=r"a\.pt holds what is no state"):
+        checkpoint.read_checkpoint(path)
+
+
+@pytest.mark.parametrize("changed", [-1, 1 << 40, 0.5])
+@pytest.mark.parametrize("row", range(4))
+def test_an_index_that_leaves_the_shards_is_made_again(tmp_path, row, changed):
+    image = to_png(torch.ones(3, 4, 4))
+    path = tmp_path / "s.tar"
+    path.write_bytes(shard(("a.png", tarfile.REGTYPE, image), ("a.cls", tarfile.REGTYPE, b"3")))
+    expected = ShardedImages([path], 4).load(torch.tensor([0]))
+    index = tmp_path / ".hardfast-index.npz"
+    good = index.read_bytes()
+    with np.load(index, allow_pickle=False) as arrays:
+        known = {name: arrays[name] for name in arrays.files}
+    known["index"] = known["index"].astype(np.asarray(changed).dtype)
+    known["index"][row] = changed
+    for content in (None, b"PK\x03\x04", good[:-30], b"[" * 5000):
+        np.savez(index, **known) if content is None else index.write_bytes(content)
+        images = ShardedImages([path], 4)
+        assert torch.equal(images.load(torch.tensor([0])), expected)
+        assert images.labels.tolist() == [3] or (row == 3 and changed == 1 << 40)
