@@ -18,8 +18,8 @@ import pytest
 from fuzz.reader import MEMORY, READERS, bounded_memory, make_reader
 
 TESTS = Path(__file__).parent
-INPUTS = {"image": 500, "shard": 500}
-OTHERS = 1000
+INPUTS = dict.fromkeys(("image", "shard", "shard-index", "webdataset"), 400)
+OTHERS = 1000  # inputs of each of the other readers
 SECONDS = 300.0  # for all of one reader's, far above what the slowest take
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's and NumPy's, of damaged files
