@@ -11,6 +11,12 @@ typedef std::int64_t Fixed4 __attribute__((vector_size(32)));
 typedef std::int32_t Int8 __attribute__((vector_size(32)));
 typedef std::uint32_t Unsigned8 __attribute__((vector_size(32)));
 
+// The sum, which may wrap: NaN, and what stands behind a run's last position, become the smallest number, and are
+// clamped to either end of the window.
+inline Int8 add(Int8 a, Int8 b) {
+  return reinterpret_cast<Int8>(reinterpret_cast<Unsigned8>(a) + reinterpret_cast<Unsigned8>(b));
+}
+
 constexpr double kFixedOne = 4294967296.0;  // 2^32
 constexpr double kFixedLimit = 1048576.0;   // of positions and steps, in pixels: their products stay in range
 
@@ -111,10 +117,9 @@ inline void locate_displaced(const LinePositions& line, const FixedSteps steps_x
                             Vec8<float>& within) __attribute__((always_inline)) {
     const Vec8<float> from_cell = load8(by) * half + run.within();
     const Int8 toward_zero = __builtin_convertvector(from_cell, Int8);
-    const Int8 whole = toward_zero + (__builtin_convertvector(toward_zero, Vec8<float>) > from_cell);
+    const Int8 whole = add(toward_zero, __builtin_convertvector(toward_zero, Vec8<float>) > from_cell);
     within = from_cell - __builtin_convertvector(whole, Vec8<float>);
-    // A NaN has become the smallest number, and may wrap: it is clamped to either end of the window.
-    return reinterpret_cast<Int8>(reinterpret_cast<Unsigned8>(run.whole()) + reinterpret_cast<Unsigned8>(whole));
+    return add(run.whole(), whole);
   };
   for (std::int64_t k = 0; k < n; k += 8) {
     Vec8<float> within_x, within_y;
