@@ -352,6 +352,15 @@ def test_a_checkpoint_that_claims_memory_is_damaged(tmp_path):
         checkpoint.read_checkpoint(path)
 
 
+def test_a_long_name_that_is_not_there_takes_no_memory(tmp_path):
+    entry = tarfile.TarInfo("././@LongLink")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 1 << 40
+    (tmp_path / "s.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(ValueError, match=r"s\.tar must be a tar file of webdataset") as caught:
+        ShardedImages([tmp_path / "s.tar"], 4)
+    assert not isinstance(caught.value.__cause__, MemoryError)
+
+
 @pytest.mark.parametrize("changed", [-1, 1 << 40, 0.5])
 @pytest.mark.parametrize("row", range(4))
 def test_an_index_that_leaves_the_shards_is_made_again(tmp_path, row, changed):

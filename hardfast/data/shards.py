@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import mmap
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -111,8 +112,13 @@ def _samples(shard: Path) -> Iterator[_Sample]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        size = shard.stat().st_size
-        with tarfile.open(shard, "r:") as archive:
+        # Mapped into memory: of a file, tarfile would ask for as much as a header claims.
+        with (
+            open(shard, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            tarfile.open(fileobj=cast(BinaryIO, mapped), mode="r:") as archive,
+        ):
+            size = len(mapped)
             for member in archive:
                 if not member.isreg() or member.issparse():
                     continue
