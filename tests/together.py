@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.distributed import environments
 from hardfast.distill.processes import joined
 
 
@@ -31,18 +31,8 @@ def quick_processes() -> Any:
 def start(function: Callable[..., Any], world_size: int, folder: Path, *arguments: Any) -> list:
     """Starts processes that call ``function(*arguments)``; rank ``r`` prints to ``folder/told-r.txt``."""
     context = quick_processes()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     started = []
-    for rank in range(world_size):
-        environment = {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
+    for rank, environment in enumerate(environments(world_size)):
         told = folder / f"told-{rank}.txt"
         process = context.Process(target=_call, args=(environment, told, function, arguments))
         process.start()
