@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -58,22 +59,32 @@ def _alone_here():
     torch.set_num_threads(threads)
 
 
+def check_alike(run: Path, other: Path, *methods: str) -> None:
+    """Equal results, equal weights up to rounding, and the same files."""
+    assert rows(run) == rows(other)
+    for method in methods:
+        assert len(lines(run, method)) == len(lines(other, method)) > 1
+        for name, value in load_file(other / method / "seed-0" / "last.safetensors").items():
+            # Adam moves a weight whose gradient is next to nothing by what rounding made of it.
+            change = (load_file(run / method / "seed-0" / "last.safetensors")[name] - value).abs().float()
+            assert change.mean() < 2e-6, (method, name)
+            assert change.max() < 1e-3, (method, name)
+    found, expected = ({name for name in files(path) if "tensorboard" not in name} for path in (run, other))
+    assert found == expected
+
+
 def test_train_and_eval_of_hard(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert main(["train", *HARD, "--out", str(one)]) == 0
     told = run_together(2, tmp_path / "train", "train", *HARD, "--out", two)
     assert "HARD" in told[0]
     assert "hard-digits" not in told[1]  # one process tells
-    assert rows(two) == rows(one)
-    for method in ("teacher", "student", "hard"):
-        assert len(lines(two, method)) == len(lines(one, method)) > 1
-        for name, value in load_file(one / method / "seed-0" / "last.safetensors").items():
-            # Adam moves a weight whose gradient is next to nothing by what rounding made of it.
-            change = (load_file(two / method / "seed-0" / "last.safetensors")[name] - value).abs().float()
-            assert change.mean() < 2e-6, (method, name)
-            assert change.max() < 1e-3, (method, name)
-    expected = {name for name in files(one) if "tensorboard" not in name}
-    assert {name for name in files(two) if "tensorboard" not in name} == expected
+    check_alike(two, one, "teacher", "student", "hard")
+
+    shutil.rmtree(two / "hard")  # the same run goes on with the student divided between the processes
+    run_together(2, tmp_path / "divided", "train", *HARD, "--out", two, "--execution.fully-shard")
+    assert json.loads((two / "config.json").read_text())["fields"]["execution.fully_shard"]["value"]
+    check_alike(two, one, "hard")
 
     assert main(["eval", str(one)]) == 0
     alone = json.loads((one / "evaluation.json").read_text())["rows"]

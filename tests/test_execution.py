@@ -153,7 +153,7 @@ def test_bfloat16_leaves_warps_and_optimisers_in_float32():
     one._run_teacher.register_forward_pre_hook(lambda _, arguments: seen.add(arguments[0].dtype))
     one.fit()
     assert seen == {torch.float32}
-    states = [*one._optimizer.state.values(), *one._augmentor_optimizer.state.values()]
+    states = [*one._learner.optimizer.state.values(), *one._augmentor_optimizer.state.values()]
     assert {value.dtype for state in states for value in state.values()} == {torch.float32}
 
 

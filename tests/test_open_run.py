@@ -14,8 +14,8 @@ from hardfast.distill.open_run import held, open_run
 from hardfast.distill.run_dir import RunDir
 
 
-def config(steps: int = 5, workers: int = 1, recipe: str = "x") -> dict:
-    values = {"steps": steps, "workers": workers, "sizes": (1, 2)}
+def config(steps: int = 5, workers: int = 1, recipe: str = "x", **more: object) -> dict:
+    values = {"steps": steps, "workers": workers, "sizes": (1, 2), **more}
     return {"recipe": recipe, "fields": {name: {"value": value} for name, value in values.items()}}
 
 
@@ -46,7 +46,7 @@ def test_auto_continues_the_last_unfinished_run_of_the_same_settings():
     begun(steps=6)
     assert len({first, second}) == 2
     assert opened() == second
-    assert opened(workers=4) == second
+    assert opened(workers=4) == opened(**{"execution.fully_shard": True}) == second
     assert opened(resume="never") not in (first, second)
     with held(RunDir(second)):
         pass

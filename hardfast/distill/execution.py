@@ -12,6 +12,7 @@ from torch.fx.proxy import TraceError
 
 from hardfast.augment import Augmentor
 from hardfast.distill.constant import held_constant
+from hardfast.distill.fully_sharded import is_fully_sharded
 from hardfast.distill.shard import Shard, ShardedAugmentor
 from hardfast.distill.sharded_layers import has_exchange
 from hardfast.ops import _checks
@@ -61,9 +62,9 @@ class Execution:
     """How a training runs its networks. The defaults are plain PyTorch.
 
     Args:
-        compile: whether student, teacher and augmentor are compiled, each as one graph without a break, but for batch
-            norms over several processes. Shapes are static: batches of one size are compiled in the first few steps and
-            never again.
+        compile: whether student, teacher and augmentor are compiled, each as one graph without a break, but for what
+            waits for other processes: batch norms, and blocks that are gathered. Shapes are static: batches of one size
+            are compiled in the first few steps and never again.
         precision: of the networks' layers, ``"float32"`` or ``"bfloat16"`` (autocast). Weights, losses, positions of
             warps and optimisers are float32 in either.
         channels_last: whether images and convolutions' weights have their channels innermost. On CPUs it gains for some
@@ -71,12 +72,17 @@ class Execution:
         fold_teacher: whether the batch norms of a teacher become part of the convolutions before them: in a copy of it
             that computes the same up to rounding. A teacher that ``torch.fx`` cannot trace is run as it is; one that
             decides by the shape of its images is not for this.
+        fully_shard: whether several processes divide the network that learns, its gradients, its optimizer's state and
+            its average among them (FSDP2), so that none has them all but to validate; else each has all of them (DDP).
+            What is learned and saved is the same. Convolutions' weights are not channels last then. The teacher and
+            the augmentor, which has few parameters, are whole in each process.
     """
 
     compile: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
     fold_teacher: bool = False
+    fully_shard: bool = False
 
     def __post_init__(self) -> None:
         _checks.one_of("precision", self.precision, PRECISIONS)
@@ -88,7 +94,8 @@ class Execution:
 
     def network(self, network: nn.Module) -> nn.Module:
         """The network as it is run in training: same parameters, images ``[B, C, H, W]`` to float32 logits."""
-        network.to(memory_format=self.memory_format)
+        if not is_fully_sharded(network):  # FSDP2 wants its own memory format
+            network.to(memory_format=self.memory_format)
         if self.precision == "bfloat16":
             network = _Autocast(network, torch.bfloat16)
         if not self.compile:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hardfast.distill.fully_sharded import local_part
+from hardfast.distill.processes import ALONE, Processes
+
 __all__ = ["FiniteSteps"]
 
 
@@ -20,14 +23,21 @@ class FiniteSteps:
         optimizer: of ``torch.optim``, made with ``fused=True``.
         module: what it trains, for its running statistics.
         most_in_a_row: skipped steps in a row, >= 1, at which :meth:`skipped` raises.
+        sharing: processes of which each has a part of every gradient, and which skip together.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module, most_in_a_row: int) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        module: nn.Module,
+        most_in_a_row: int,
+        sharing: Processes = ALONE,
+    ) -> None:
         if not optimizer.defaults.get("fused"):
             raise ValueError("optimizer must be made with fused=True, which can skip a step without being told so")
         self._optimizer = optimizer
         self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._most_in_a_row = most_in_a_row
+        self._most_in_a_row, self._sharing = most_in_a_row, sharing
         self._unread: list[Tensor] = []  # 1 for a step that was skipped, 0 for another, on the device
         self._total = self._row = self._longest_row = 0
         # Other buffers are constants, which may well be infinite, as those of masks.
@@ -41,10 +51,10 @@ class FiniteSteps:
     @torch.no_grad()
     def judge(self, loss: Tensor) -> None:
         """Tells the optimizer whether to skip the step that comes next; to be called between backward and step."""
-        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        gradients = [local_part(parameter.grad) for parameter in self._parameters if parameter.grad is not None]
         # torch.nn.utils.get_total_norm of the same takes twice as long for small networks.
-        norms = torch.stack(torch._foreach_norm([*gradients, *self._statistics]))
-        skip = ((norms.sum() + loss) * 0).nan_to_num(nan=1.0)  # 0 times what is not finite is no number
+        norms = torch.stack(torch._foreach_norm([*gradients, *self._statistics])).sum()
+        skip = ((self._sharing.merge(norms) + loss) * 0).nan_to_num(nan=1.0)  # 0 times what is not finite is no number
         skip = skip.float()  # fused optimizers take no other, whatever the parameters are
         self._optimizer.found_inf = skip  # type: ignore[attr-defined]
         self._unread.append(skip)

@@ -28,6 +28,8 @@ __all__ = ["MethodDir", "ResultRow", "RunDir"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 #: In the directory of a run that is not finished; who holds its lock is writing there.
 UNFINISHED = ".unfinished"
+#: Settings that say how processes share the work.
+_SHARING = ("workers", "execution.fully_shard")
 
 
 def _check_name(argument: str, value: str) -> str:
@@ -342,8 +344,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide what a run comes to: among how many processes seeds are dealt does not."""
-    fields = {name: entry["value"] for name, entry in config["fields"].items() if name != "workers"}
+    """Return the settings that decide what a run comes to: how processes share the work does not."""
+    fields = {name: entry["value"] for name, entry in config["fields"].items() if name not in _SHARING}
     return {"recipe": config["recipe"], **fields}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hardfast.distill.fully_sharded import is_fully_sharded
 from hardfast.distill.processes import Processes
 from hardfast.distill.shard import Shard
 
@@ -43,7 +44,8 @@ def shard_layers(network: nn.Module, shard: Shard) -> nn.Module:
 
 def has_exchange(network: nn.Module) -> bool:
     """Whether a forward of the network waits for other processes, which a compiled graph cannot."""
-    return any(isinstance(module, (nn.SyncBatchNorm, _WholeBatchNorm)) for module in network.modules())
+    exchanging = (nn.SyncBatchNorm, _WholeBatchNorm)
+    return any(isinstance(module, exchanging) or is_fully_sharded(module) for module in network.modules())
 
 
 def _sharded(module: nn.Module, shard: Shard) -> nn.Module:

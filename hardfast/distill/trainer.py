@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from hardfast.distill.alternation import Alternation
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.evaluate import accuracy, predict_logits
 from hardfast.distill.finite_steps import FiniteSteps
+from hardfast.distill.learner import Learner
 from hardfast.distill.processes import ALONE, Processes
 from hardfast.distill.random_state import OwnRandomState
 from hardfast.distill.run_dir import MethodDir
@@ -78,7 +78,8 @@ class Trainer:
         first_step: steps that the network took before, for the log.
         seed: of batches, noise and dropout, >= 0.
         directory: where metrics, weights, checkpoints and snapshots go; None for nowhere.
-        processes: those that train together. With several, layers of the model are replaced (:func:`shard_layers`).
+        processes: those that train together. With several, layers of the model are replaced (:func:`shard_layers`), and
+            with ``config.execution.fully_shard`` it has its weights before and after :meth:`fit`.
         progress: text before a progress bar, which is shown where there is a terminal; None for no bar.
     """
 
@@ -142,10 +143,7 @@ class Trainer:
         # The augmentor's batches or those of generated images: no student has both.
         others = len(train) if generated is None else len(generated)
         self._other_batches = ShuffledBatches(others, config.batch_size, 2 * seed + 1)
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self._ema = ModelEmaV3(model, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self._learner = Learner(model, config, processes)
         self._augmentor_optimizer: torch.optim.Adam | None = None
         self._augmentor_finite: FiniteSteps | None = None
         self._unused: AugmentorStep | None = None
@@ -159,9 +157,6 @@ class Trainer:
             )
             self._augmentor_finite = FiniteSteps(self._augmentor_optimizer, augmentor, config.most_skipped)
         execution = config.execution
-        self._run_model = execution.network(model)
-        self._learning_model = processes.wrap(self._run_model)
-        self._finite = FiniteSteps(self._optimizer, model, config.most_skipped)
         self._run_teacher = None if teacher is None else execution.teacher(teacher)
         self._run_augmentor = None if augmentor is None else execution.augmentor(augmentor, self._shard)
         self._learning_augmentor = None
@@ -232,8 +227,8 @@ class Trainer:
             self._random_state.inside(),
             advice_when_out_of_memory(self.config.memory_advice),
             interruption("saving what was learned") as asked,
+            self._learner.training(),
         ):
-            self.model.train()
             self._record_snapshot()
             while self.step < self.config.steps:
                 if self.alternation is not None and self.alternation.phase == "augmentor":
@@ -243,7 +238,8 @@ class Trainer:
                 bar.update()
                 self._record_snapshot()
                 if self.step % self.config.validate_every == 0 or self.step == self.config.steps:
-                    self._validate()
+                    with self._learner.whole():
+                        self._validate()
                 stop, due = self._agreed(asked)
                 self._save_checkpoint(stop or due)
                 if stop:
@@ -260,10 +256,14 @@ class Trainer:
     @property
     def trained(self) -> nn.Module:
         """The network to use: the moving average of the weights, or the model itself where there is none."""
-        return self.model if self._ema is None else self._ema.module
+        return self._learner.trained
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a trainer of the same arguments needs to go on bitwise as this one would."""
+        """Everything that a trainer of the same arguments needs to go on bitwise as this one would.
+
+        The same however many processes there are. Of a fully sharded model all must call it, and the first one alone is
+        given whole tensors.
+        """
         # An augmentor step to be reused is not in it: the next student step uses that up, and is before any checkpoint.
         state: dict[str, Any] = {
             "step": self.step,
@@ -271,11 +271,9 @@ class Trainer:
             "best_step": self.best_step,
             "best_accuracy": self.best_accuracy,
             "last_accuracy": self.last_accuracy,
-            "model": self.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
             "noise": self._noise.get_state(),
             "dropout": self._random_state.kept,
-            "finite": self._finite.state_dict(),
+            **self._learner.state_dict(),
         }
         parts = self._optional_parts()
         return state | {name: part.state_dict() for name, part in parts.items()}
@@ -287,13 +285,11 @@ class Trainer:
             ValueError: the state is of a trainer with other parts.
         """
         parts = self._optional_parts()
-        if missing := [name for name in parts if name not in state]:
+        if missing := [name for name in (*self._learner.parts, *parts) if name not in state]:
             raise ValueError(f"state must come from a trainer with the same parts; it lacks {missing}")
-        self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._learner.load_state_dict(state)
         self._noise.set_state(state["noise"])
         self._random_state.kept = state["dropout"]
-        self._finite.load_state_dict(state["finite"])
         for name, part in parts.items():
             part.load_state_dict(state[name])
         for name in ("step", "augmentor_steps", "best_step", "best_accuracy", "last_accuracy"):
@@ -305,13 +301,12 @@ class Trainer:
             "augmentor_optimizer": self._augmentor_optimizer,
             "alternation": self.alternation,
             "augmentor_finite": self._augmentor_finite,
-            "ema": self._ema,
             "snapshots": self._snapshots,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
     def _student_step(self, bar: tqdm) -> None:
-        _set_learning_rate(self._optimizer, self.config.learning_rate * self.config.schedule(self.step))
+        _set_learning_rate(self._learner.optimizer, self.config.learning_rate * self.config.schedule(self.step))
         index = self._shard.of(self._batches.indices(self.step))
         images = self._load(self.train, index)
         disagreement = consistency = None
@@ -320,35 +315,34 @@ class Trainer:
             if self.transform is not None:
                 images = self.config.execution.images(self.transform(images, self._noise))
             loss = supervised_step(
-                self._learning_model,
+                self._learner.learning,
                 images,
                 labels,
-                self._optimizer,
+                self._learner.optimizer,
                 label_smoothing=self.config.label_smoothing,
-                finite=self._finite,
+                finite=self._learner.finite,
                 mean=self._mean,
             )
         else:
             reused, self._unused = self._unused, None
             others = self._generated_batch() if reused is None else (reused.images, reused.teacher_logits)
             loss, disagreement, consistency = student_step(
-                self._learning_model,
+                self._learner.learning,
                 self._run_teacher,
                 images,
-                self._optimizer,
+                self._learner.optimizer,
                 self.config.student_objective,
                 augmentor=self._run_augmentor if others is None else None,
                 teacher_clean=self._teacher_answers(index),
                 generated=others,
                 generator=self._noise,
-                finite=self._finite,
+                finite=self._learner.finite,
                 mean=self._mean,
             )
             if reused is not None:
                 consistency = reused.teacher_consistency
         self.step += 1
-        if self._ema is not None:
-            self._ema.update(self.model, step=self.step)
+        self._learner.update_average(self.step)
         if self.alternation is not None and disagreement is not None:
             self.alternation.update(disagreement)
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
@@ -364,7 +358,7 @@ class Trainer:
         _set_learning_rate(self._augmentor_optimizer, rate)
         taken = augmentor_step(
             self._learning_augmentor,
-            self._run_model,
+            self._learner.constant,
             self._run_teacher,
             self._load(self.train, index),
             self._augmentor_optimizer,
@@ -408,7 +402,7 @@ class Trainer:
         )
 
     def _skipped_steps(self) -> int:
-        skipped = self._finite.skipped("student", self.first_step + self.step)
+        skipped = self._learner.finite.skipped("student", self.first_step + self.step)
         if self._augmentor_finite is not None:
             skipped += self._augmentor_finite.skipped("augmentor", self.first_step + self.step)
         return skipped
@@ -463,7 +457,7 @@ class Trainer:
         if is_best:
             self.directory.save_weights("best", self.trained)
         self.directory.save_weights("last", self.model)
-        if self._ema is not None:
+        if self.trained is not self.model:
             self.directory.save_weights("ema", self.trained)
         if self.augmentor is not None and self._snapshots is not None:
             self.directory.save_weights("augmentor", self.augmentor)
@@ -489,9 +483,10 @@ class Trainer:
             return
         self._random_state.keep()
         self._tell_unreadable()
+        state = self.state_dict()
         if self._processes.first:
-            state = {"trainer": self.state_dict(), "metrics": self.directory.metrics()}
-            self._checkpoints.save(self.first_step + self.step, state)
+            whole = {"trainer": state, "metrics": self.directory.metrics()}
+            self._checkpoints.save(self.first_step + self.step, whole)
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -89,5 +89,7 @@ class TrainerConfig:
         hints = [f"a batch_size below {self.batch_size} (--batch-size, or --teacher.batch-size for the teacher)"]
         if self.execution.precision == "float32":
             hints.append("--execution.precision bfloat16")
+        if not self.execution.fully_shard:
+            hints.append("--execution.fully-shard, where torchrun starts several processes")
         hints.append("fewer --workers, if there are several")
         return f"Memory ran out in training. Try in this order: {'; '.join(hints)}."

@@ -33,6 +33,8 @@ class GpuExecution(ExecutionConfig):
         precision: of the networks' layers; ``float32`` with ``smoke``, which is also for CPUs.
         channels_last: whether images and convolutions have their channels innermost.
         fold_teacher: whether the teacher's batch norms are folded into its convolutions, which rounds otherwise.
+        fully_shard: whether the processes of torchrun divide the weights of the network that learns among them, its
+            gradients and its optimizer's state; it changes memory, speed and rounding.
     """
 
     compile: bool = our_choice(True)

@@ -97,16 +97,19 @@ class ExecutionConfig:
         precision: of the networks' layers.
         channels_last: whether images and convolutions have their channels innermost.
         fold_teacher: whether the teacher's batch norms are folded into its convolutions, which rounds otherwise.
+        fully_shard: whether the processes of torchrun divide the weights of the network that learns among them, its
+            gradients and its optimizer's state; it changes memory, speed and rounding.
     """
 
     compile: bool = our_choice(False)
     precision: Literal["float32", "bfloat16"] = our_choice("float32")
     channels_last: bool = our_choice(True)
     fold_teacher: bool = our_choice(False)
+    fully_shard: bool = our_choice(False)
 
     def build(self) -> Execution:
         """What the trainer takes."""
-        return Execution(self.compile, self.precision, self.channels_last, self.fold_teacher)
+        return Execution(self.compile, self.precision, self.channels_last, self.fold_teacher, self.fully_shard)
 
 
 @dataclass(frozen=True)
