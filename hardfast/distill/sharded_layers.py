@@ -50,6 +50,8 @@ def has_exchange(network: nn.Module) -> bool:
 
 def _sharded(module: nn.Module, shard: Shard) -> nn.Module:
     if isinstance(module, (*_RANDOM, _ShardedDropout)):
+        if getattr(module, "p", None) == 0:
+            return module  # attention of timm calls no such layer and looks at its probability
         return _ShardedDropout(module.dropout if isinstance(module, _ShardedDropout) else module, shard)
     if isinstance(module, _BatchNorm) and not isinstance(module, (nn.SyncBatchNorm, _WholeBatchNorm)):
         return _WholeBatchNorm.of(module, shard.processes)
