@@ -33,7 +33,7 @@ class StudentTerms(NamedTuple):
 
     loss: Tensor
     disagreement: Tensor
-    teacher_consistency: Tensor | None
+    teacher_consistency: Tensor | None = None
 
 
 class AugmentorTerms(NamedTuple):
@@ -75,11 +75,8 @@ class StudentObjective:
         teacher_clean: Tensor,
         student_augmented: Tensor | None = None,
         teacher_augmented: Tensor | None = None,
-        mean: Mean | None = None,
     ) -> StudentTerms:
         """Combines logits ``[B, K]``; without augmented ones it is plain distillation, ``D(s(x), t(x))``.
-
-        ``mean`` is that of a :class:`~hardfast.distill.shard.Shard`, whose logits they are; None for a whole batch.
 
         Raises:
             ValueError: the logits of only one network are given for the augmented images.
@@ -87,15 +84,13 @@ class StudentObjective:
         options: Any = {"temperature": self.temperature, "divergence": self.divergence}
         clean = kl_disagreement(student_clean, teacher_clean, **options)
         if student_augmented is None and teacher_augmented is None:
-            (clean,) = _over_batch(mean, clean)
-            return StudentTerms(clean, clean.detach(), None)
+            return StudentTerms(clean, clean.detach())
         if student_augmented is None or teacher_augmented is None:
             raise ValueError("student_augmented and teacher_augmented must be given together; got only one of them")
         augmented = kl_disagreement(student_augmented, teacher_augmented, **options)
         with torch.no_grad():
             consistency = kl_disagreement(teacher_augmented, teacher_clean, **options)
-        clean, augmented, consistency = _over_batch(mean, clean, augmented, consistency)
-        return StudentTerms(augmented + self.clean_weight * clean, augmented.detach(), consistency.detach())
+        return StudentTerms(augmented + self.clean_weight * clean, augmented.detach(), consistency)
 
 
 @dataclass(frozen=True)
@@ -142,17 +137,14 @@ class AugmentorObjective:
         options: Any = {"temperature": self.temperature, "divergence": self.divergence}
         disagreement = kl_disagreement(student_augmented, teacher_augmented, **options)
         consistency = kl_disagreement(teacher_augmented, teacher_clean, **options)
-        disagreement, consistency = _over_batch(mean, disagreement, consistency)
+        if mean is not None:
+            disagreement, consistency = mean(torch.stack([disagreement, consistency])).unbind()
         sought = disagreement
         if self.form == "non_saturating":
             sought = (disagreement + _SMALLEST_DISAGREEMENT).log()
         return AugmentorTerms(
             self.teacher_weight * consistency - self.student_weight * sought, disagreement, consistency
         )
-
-
-def _over_batch(mean: Mean | None, *values: Tensor) -> tuple[Tensor, ...]:
-    return values if mean is None else mean(torch.stack(values)).unbind()
 
 
 def _check_temperature(value: float) -> None:

@@ -94,11 +94,21 @@ class Processes:
 
     def stack(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, by rank, ``[world_size, ...]``: the same bits in each of them."""
+        return self.stack_later(tensor)()
+
+    def stack_later(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """As :meth:`stack`, of what the function returns: the exchange goes on until that is called."""
         if self.alone:
-            return tensor[None]
-        tensors = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(tensors, tensor.contiguous())
-        return torch.stack(tensors)
+            return lambda: tensor[None]
+        tensors = tensor.new_empty(self.world_size, *tensor.shape)
+        work = dist.all_gather_into_tensor(tensors, tensor[None].contiguous(), async_op=True)
+        assert work is not None
+
+        def arrived() -> Tensor:
+            work.wait()
+            return tensors
+
+        return arrived
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module as it learns: its gradients are averaged over the processes during the backward.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,7 @@ class Shard:
         rank = processes.rank
         start = rank * each + min(rank, more)
         self.slice = slice(start, start + each + (rank < more))
+        self._weight = len(self) * processes.world_size / batch_size
 
     def __len__(self) -> int:
         return self.slice.stop - self.slice.start
@@ -50,25 +52,36 @@ class Shard:
         return self.processes.merge(batch)
 
     def mean(self, means: Tensor) -> Tensor:
-        """Means over the batch, of means over the parts, of any shape.
+        """Means over the batch, of means over the parts, of any shape: the same bits in every process.
 
-        They are the same bits in every process. Their gradient is that of this part, so weighted that the average over
-        the processes, which is what ``DistributedDataParallel`` forms, is the gradient of the mean over the batch.
+        Their gradient is that of :meth:`weigh`.
         """
         return means if self.processes.alone else _Mean.apply(means, self)
+
+    def mean_later(self, means: Tensor) -> Callable[[], Tensor]:
+        """As :meth:`mean`, without gradients, of what the function returns: other work is done meanwhile."""
+        if self.processes.alone:
+            return means.detach
+        parts = self.processes.stack_later(means.detach().double() * self._weight)
+        return lambda: parts().mean(0).to(means.dtype)
+
+    def weigh(self, means: Tensor) -> Tensor:
+        """Means over this part, so weighted that their average over the processes is the mean over the batch.
+
+        That average is what ``DistributedDataParallel`` forms of their gradients.
+        """
+        return means if self._weight == 1 else means * self._weight
 
 
 class _Mean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, means: Tensor, shard: Shard) -> Tensor:
-        world_size = shard.processes.world_size
-        ctx.weight = len(shard) * world_size / shard.batch_size
-        parts = shard.processes.stack(means.detach().double() * ctx.weight)
-        return (parts.sum(0) / world_size).to(means.dtype)
+        ctx.shard = shard
+        return shard.mean_later(means)()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.weight, None
+        return ctx.shard.weigh(gradient), None
 
 
 class ShardedAugmentor(nn.Module):

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hardfast.distill.fully_sharded import is_fully_sharded
-from hardfast.distill.processes import Processes
 from hardfast.distill.shard import Shard
 
 __all__ = ["has_exchange", "shard_layers"]
@@ -54,7 +53,7 @@ def _sharded(module: nn.Module, shard: Shard) -> nn.Module:
             return module  # attention of timm calls no such layer and looks at its probability
         return _ShardedDropout(module.dropout if isinstance(module, _ShardedDropout) else module, shard)
     if isinstance(module, _BatchNorm) and not isinstance(module, (nn.SyncBatchNorm, _WholeBatchNorm)):
-        return _WholeBatchNorm.of(module, shard.processes)
+        return _WholeBatchNorm.of(module, shard)
     for name, child in module.named_children():
         setattr(module, name, _sharded(child, shard))
     return module
@@ -85,13 +84,13 @@ class _ShardedDropout(nn.Module):
 class _WholeBatchNorm(_BatchNorm):
     """A batch norm with the statistics of all processes, on any device; ``torch.nn.SyncBatchNorm`` is for GPUs only."""
 
-    processes: Processes
+    shard: Shard
 
     @classmethod
-    def of(cls, norm: _BatchNorm, processes: Processes) -> _BatchNorm:
+    def of(cls, norm: _BatchNorm, shard: Shard) -> _BatchNorm:
         """Makes one that shares parameters and buffers with a batch norm of one process."""
         whole = copy.copy(norm)  # its tensors are the same ones
-        whole.__class__ = type(f"Whole{type(norm).__name__}", (cls, type(norm)), {"processes": processes})
+        whole.__class__ = type(f"Whole{type(norm).__name__}", (cls, type(norm)), {"shard": shard})
         return whole
 
     @torch.compiler.disable
@@ -106,9 +105,10 @@ class _WholeBatchNorm(_BatchNorm):
 
     def _normalised(self, values: Tensor) -> Tensor:
         self._check_input_dim(values)
-        normalised, mean, variance, count = _Normalise.apply(values, self.weight, self.bias, self.eps, self.processes)
+        normalised, mean, variance = _Normalise.apply(values, self.weight, self.bias, self.eps, self.shard)
         if self.track_running_stats:
-            self._track(mean, variance * count / (count - 1))
+            count = _count(values, self.shard)
+            self._track(mean, variance * (count / (count - 1)))
         return normalised
 
     @torch.no_grad()
@@ -123,44 +123,52 @@ class _WholeBatchNorm(_BatchNorm):
 
 
 class _Normalise(torch.autograd.Function):
-    """Batch norm by mean and variance over all processes, of which it returns those and the number of values as well.
+    """Batch norm by mean and variance over all processes, of which it returns those as well.
 
     PyTorch's kernels do what needs a look at the values, in one pass each.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, processes: Processes
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, shard: Shard
+    ) -> tuple[Tensor, Tensor, Tensor]:
         wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-        part_mean, part_variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
-        share = part_mean.new_tensor([values.numel() // values.shape[1]])
-        parts = processes.stack(torch.cat([share, part_mean, part_variance])).double()
-        shares, (means, variances) = parts[:, :1], parts[:, 1:].chunk(2, 1)
-        count = shares.sum()
-        mean = (shares * means).sum(0) / count
-        variance = (shares * (variances + (means - mean).square())).sum(0) / count
-        mean, variance = mean.to(wide.dtype), variance.to(wide.dtype)
+        dims = [dim for dim in range(values.dim()) if dim != 1]
+        mean = wide.mean(dims, keepdim=True)
+        square = (wide - mean).square_().mean(dims)
+        # In float64, in which a variance may well be the difference of two large numbers.
+        mean, square = torch.stack([mean.flatten(), square]).double()
+        share = values.numel() / values.shape[1] / _count(values, shard)
+        parts = shard.processes.stack(torch.stack([mean, square.addcmul(mean, mean)]).mul_(share))
+        mean, square = parts.sum(0)
+        variance = square.addcmul(mean, mean, value=-1).clamp_(min=0).to(wide.dtype)
+        mean = mean.to(wide.dtype)
         ctx.save_for_backward(values, weight, mean, variance)
-        ctx.eps, ctx.processes, ctx.count = eps, processes, count.to(wide.dtype)
-        ctx.mark_non_differentiable(mean, variance, ctx.count)
-        return F.batch_norm(wide, mean, variance, weight, bias, eps=eps).to(values.dtype), mean, variance, ctx.count
+        ctx.eps, ctx.shard = eps, shard
+        ctx.mark_non_differentiable(mean, variance)
+        return F.batch_norm(wide, mean, variance, weight, bias, eps=eps).to(values.dtype), mean, variance
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         values, weight, mean, variance = ctx.saved_tensors
-        wide, needed = values.to(mean.dtype), [True, True, True]
-        through, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient.to(mean.dtype), wide, weight, mean, variance, None, None, False, ctx.eps, needed
+        gradient, wide, sums_only = gradient.to(mean.dtype), values.to(mean.dtype), [False, True, True]
+        _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, wide, weight, mean, variance, None, None, False, ctx.eps, sums_only
         )
-        # What the batch's own mean and variance take away: of the gradient its mean, and its part along the values.
-        sums = ctx.processes.merge(torch.cat([grad_bias, grad_weight])) / ctx.count
+        parts = ctx.shard.processes.stack_later(torch.stack([grad_bias, grad_weight]))
         inverse = (variance + ctx.eps).rsqrt()
         scale = inverse if weight is None else inverse * weight
-        constant, slope = sums.chunk(2)
         shape = [1, -1, *[1] * (values.dim() - 2)]
-        slope = scale * slope * inverse
-        constant = scale * constant - slope * mean
-        through.sub_(torch.addcmul(constant.view(shape), wide, slope.view(shape)))
+        through = gradient * scale.view(shape)
+        # What the batch's own mean and variance take away: of the gradient its mean, and its part along the values.
+        constant, slope = parts().sum(0) * (scale / -_count(values, ctx.shard))
+        slope *= inverse
+        constant -= slope * mean
+        through.addcmul_(wide, slope.view(shape)).add_(constant.view(shape))
         learned = (None, None) if weight is None else (grad_weight, grad_bias)
         return through.to(values.dtype), *learned, None, None
+
+
+def _count(values: Tensor, shard: Shard) -> int:
+    """How many values of a channel the whole batch has, of whose part these are."""
+    return values.numel() // values.shape[1] // len(shard) * shard.batch_size

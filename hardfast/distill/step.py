@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,11 @@ from torch.optim import Optimizer
 
 from hardfast.distill.constant import held_constant
 from hardfast.distill.finite_steps import FiniteSteps
-from hardfast.distill.objectives import AugmentorObjective, Mean, StudentObjective, StudentTerms
+from hardfast.distill.objectives import AugmentorObjective, StudentObjective, StudentTerms
+from hardfast.distill.processes import ALONE
+from hardfast.distill.shard import Shard
+
+_WHOLE = Shard(ALONE, 1)  # whatever the batch's size is: means over it are those over this process's part
 
 
 class AugmentorStep(NamedTuple):
@@ -45,7 +50,7 @@ def student_step(
     generated: tuple[Tensor, Tensor] | None = None,
     generator: torch.Generator | None = None,
     finite: FiniteSteps | None = None,
-    mean: Mean | None = None,
+    shard: Shard | None = None,
 ) -> StudentTerms:
     """Moves the student towards the teacher's answers, on clean and on augmented or generated images.
 
@@ -66,7 +71,7 @@ def student_step(
             no consistency to tell.
         generator: source of the augmentor's noise.
         finite: skips the step where it would not be finite; None to take every step.
-        mean: that of a :class:`~hardfast.distill.shard.Shard`, of which the images are a part; None for a whole batch.
+        shard: of the batch, of which the images are a part; None for a whole batch.
 
     Returns:
         The loss and its parts, detached; nothing is read from the device.
@@ -86,16 +91,16 @@ def student_step(
     if generated is not None:
         others, teacher_others = generated
         student_others, student_clean = student(torch.cat([others, images])).split([len(others), len(images)])
-        clean = objective(student_clean, teacher_clean, mean=mean)
-        terms = objective(student_others, teacher_others, mean=mean)
-        terms = StudentTerms(terms.loss + objective.clean_weight * clean.loss, terms.disagreement, None)
+        clean = objective(student_clean, teacher_clean)
+        terms = objective(student_others, teacher_others)
+        terms = StudentTerms(terms.loss + objective.clean_weight * clean.loss, terms.disagreement)
     elif augmentor is not None:
         student_augmented, student_clean = student(torch.cat([augmented, images])).split(len(images))
-        terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented, mean)
+        terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented)
     else:
-        terms = objective(student(images), teacher_clean, mean=mean)
-    _descend(terms.loss, optimizer, finite)
-    return StudentTerms(terms.loss.detach(), terms.disagreement, terms.teacher_consistency)
+        terms = objective(student(images), teacher_clean)
+    told = [term for term in terms if term is not None]
+    return StudentTerms(*_descend(told, optimizer, finite, shard or _WHOLE))
 
 
 def augmentor_step(
@@ -109,7 +114,7 @@ def augmentor_step(
     teacher_clean: Tensor | None = None,
     generator: torch.Generator | None = None,
     finite: FiniteSteps | None = None,
-    mean: Mean | None = None,
+    shard: Shard | None = None,
 ) -> AugmentorStep:
     """Moves the augmentor towards images on which the student fails and the teacher holds its answer.
 
@@ -126,7 +131,7 @@ def augmentor_step(
         teacher_clean: the teacher's logits on ``images``, ``[B, K]``, to save their computation.
         generator: source of the augmentor's noise.
         finite: skips the step where it would not be finite; None to take every step.
-        mean: that of a :class:`~hardfast.distill.shard.Shard`, of which the images are a part; None for a whole batch.
+        shard: of the batch, of which the images are a part; None for a whole batch.
 
     Returns:
         The loss and its parts, and what the teacher was shown and said; detached, nothing is read from the device.
@@ -137,9 +142,11 @@ def augmentor_step(
                 teacher_clean = teacher(images)
         augmented = augmentor(images, generator)
         teacher_augmented = teacher(augmented)
+        # Its loss may be no mean of the parts' losses, so that the divergences must be those of the batch before.
+        mean = None if shard is None else shard.mean
         terms = objective(student(augmented), teacher_augmented, teacher_clean, mean)
-        _descend(terms.loss, optimizer, finite)
-    return AugmentorStep(*(value.detach() for value in (*terms, augmented, teacher_augmented)))
+        loss, disagreement, consistency = _descend(terms, optimizer, finite, _WHOLE)
+    return AugmentorStep(loss, disagreement, consistency, augmented.detach(), teacher_augmented.detach())
 
 
 def supervised_step(
@@ -150,7 +157,7 @@ def supervised_step(
     *,
     label_smoothing: float = 0.0,
     finite: FiniteSteps | None = None,
-    mean: Mean | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Moves a network towards labels by cross-entropy.
 
@@ -161,20 +168,25 @@ def supervised_step(
         optimizer: of the model's parameters.
         label_smoothing: in [0, 1].
         finite: skips the step where it would not be finite; None to take every step.
-        mean: that of a :class:`~hardfast.distill.shard.Shard`, of which the images are a part; None for a whole batch.
+        shard: of the batch, of which the images are a part; None for a whole batch.
 
     Returns:
         The loss, a detached scalar.
     """
     loss = F.cross_entropy(model(images), labels, label_smoothing=label_smoothing)
-    loss = loss if mean is None else mean(loss)
-    _descend(loss, optimizer, finite)
-    return loss.detach()
+    (loss,) = _descend([loss], optimizer, finite, shard or _WHOLE)
+    return loss
 
 
-def _descend(loss: Tensor, optimizer: Optimizer, finite: FiniteSteps | None) -> None:
+def _descend(
+    terms: Sequence[Tensor], optimizer: Optimizer, finite: FiniteSteps | None, shard: Shard
+) -> tuple[Tensor, ...]:
+    """Takes a step down the first of the terms, means over this part of a batch; returns those over the batch."""
+    means = shard.mean_later(torch.stack([*terms]))  # on their way during the backward
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    shard.weigh(terms[0]).backward()
+    told = means().unbind()
     if finite is not None:
-        finite.judge(loss)
+        finite.judge(told[0])
     optimizer.step()
+    return told

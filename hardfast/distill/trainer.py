@@ -117,7 +117,6 @@ class Trainer:
         self._told_unreadable = 0
         self._processes = processes
         self._shard = Shard(processes, config.batch_size)
-        self._mean = None if processes.alone else self._shard.mean
         self.model = model = shard_layers(model, self._shard)
         self.train = readable(train, config.max_unreadable)
         self.validation = readable(validation, config.max_unreadable)
@@ -321,7 +320,7 @@ class Trainer:
                 self._learner.optimizer,
                 label_smoothing=self.config.label_smoothing,
                 finite=self._learner.finite,
-                mean=self._mean,
+                shard=self._shard,
             )
         else:
             reused, self._unused = self._unused, None
@@ -337,7 +336,7 @@ class Trainer:
                 generated=others,
                 generator=self._noise,
                 finite=self._learner.finite,
-                mean=self._mean,
+                shard=self._shard,
             )
             if reused is not None:
                 consistency = reused.teacher_consistency
@@ -366,7 +365,7 @@ class Trainer:
             teacher_clean=self._teacher_answers(index),
             generator=self._noise,
             finite=self._augmentor_finite,
-            mean=self._mean,
+            shard=self._shard,
         )
         self._unused = taken if self.config.reuse_augmented else None
         self.augmentor_steps += 1
