@@ -37,6 +37,9 @@ class Shard:
         start = rank * each + min(rank, more)
         self.slice = slice(start, start + each + (rank < more))
         self._weight = len(self) * processes.world_size / batch_size
+        lengths = [each + (other < more) for other in range(processes.world_size)]
+        #: Of the batch, that each process has, ``[world_size]``.
+        self.shares = torch.tensor(lengths, dtype=torch.float64) / batch_size
 
     def __len__(self) -> int:
         return self.slice.stop - self.slice.start

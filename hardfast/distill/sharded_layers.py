@@ -118,8 +118,8 @@ class _WholeBatchNorm(_BatchNorm):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+        dtype = self.running_mean.dtype
+        torch._foreach_lerp_([self.running_mean, self.running_var], [mean.to(dtype), variance.to(dtype)], momentum)
 
 
 class _Normalise(torch.autograd.Function):
@@ -135,14 +135,11 @@ class _Normalise(torch.autograd.Function):
         wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
         dims = [dim for dim in range(values.dim()) if dim != 1]
         mean = wide.mean(dims, keepdim=True)
-        square = (wide - mean).square_().mean(dims)
-        # In float64, in which a variance may well be the difference of two large numbers.
-        mean, square = torch.stack([mean.flatten(), square]).double()
-        share = values.numel() / values.shape[1] / _count(values, shard)
-        parts = shard.processes.stack(torch.stack([mean, square.addcmul(mean, mean)]).mul_(share))
-        mean, square = parts.sum(0)
-        variance = square.addcmul(mean, mean, value=-1).clamp_(min=0).to(wide.dtype)
-        mean = mean.to(wide.dtype)
+        variance = (wide - mean).square_().mean(dims)
+        means, variances = shard.processes.stack(torch.stack([mean.flatten(), variance])).unbind(1)
+        shares = shard.shares.to(wide)[:, None]
+        mean = (shares * means).sum(0)
+        variance = (means - mean).square_().add_(variances).mul_(shares).sum(0)
         ctx.save_for_backward(values, weight, mean, variance)
         ctx.eps, ctx.shard = eps, shard
         ctx.mark_non_differentiable(mean, variance)
@@ -160,10 +157,11 @@ class _Normalise(torch.autograd.Function):
         scale = inverse if weight is None else inverse * weight
         shape = [1, -1, *[1] * (values.dim() - 2)]
         through = gradient * scale.view(shape)
+        scale = scale / -_count(values, ctx.shard)
         # What the batch's own mean and variance take away: of the gradient its mean, and its part along the values.
-        constant, slope = parts().sum(0) * (scale / -_count(values, ctx.shard))
-        slope *= inverse
-        constant -= slope * mean
+        constant, slope = (parts().sum(0) * scale).unbind()
+        slope = slope * inverse
+        constant = constant.addcmul(slope, mean, value=-1)
         through.addcmul_(wide, slope.view(shape)).add_(constant.view(shape))
         learned = (None, None) if weight is None else (grad_weight, grad_bias)
         return through.to(values.dtype), *learned, None, None
