@@ -27,9 +27,9 @@ from hardfast.models.networks import create_network
 Shape = tuple[int, int, int]
 #: Name, shape of the images, batch size, teacher, student and steps; without a teacher the student learns labels.
 CASES: tuple[tuple[str, Shape, int, str, str, int], ...] = (
-    ("hard-digits, HARD", (1, 28, 28), 64, "shift_robust_cnn", "mlp", 80),
-    ("hard-digits, teacher", (1, 28, 28), 64, "", "shift_robust_cnn", 40),
-    ("3x64x64, HARD", (3, 64, 64), 64, "resnet10t", "resnet10t", 8),
+    ("hard-digits, HARD", (1, 28, 28), 64, "shift_robust_cnn", "mlp", 400),
+    ("hard-digits, teacher", (1, 28, 28), 64, "", "shift_robust_cnn", 300),
+    ("3x64x64, HARD", (3, 64, 64), 64, "resnet10t", "resnet10t", 12),
 )
 
 
