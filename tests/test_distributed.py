@@ -12,6 +12,7 @@ import pytest
 import together
 import torch
 from timm.layers import BatchNormAct2d, DropPath
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from hardfast.augment import (
@@ -347,6 +348,13 @@ def test_batches_are_split_without_gaps():
 def test_wrong_settings_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_dropout_inside_of_attention_is_refused():
+    transformer = VisionTransformer(14, 7, 1, 3, embed_dim=8, depth=1, num_heads=2, attn_drop_rate=0.3)
+    part = shard_layers(transformer, Shard(Processes(1, 2), 6))
+    with pytest.raises(ValueError, match=r"attn_drop_rate\), got Dropout\(p=0\.3"):
+        part(torch.rand(3, 1, 14, 14))
 
 
 def test_an_environment_that_is_not_torchruns_is_named(monkeypatch):

@@ -72,6 +72,14 @@ class _ShardedDropout(nn.Module):
         """The layer in whose place it is."""
         return self._dropouts[0]
 
+    @property
+    def p(self) -> float:
+        """Not told to a network that would drop by itself, for this part of the batch alone, as timm's attention does."""
+        raise ValueError(
+            "a network that drops out inside of its attention cannot be trained by several processes; make it with a "
+            f"probability of 0 there (timm's attn_drop_rate), got {self.dropout}"
+        )
+
     def forward(self, values: Tensor) -> Tensor:
         """``[k * len(shard), ...]`` of ``k`` batches."""
         if not self.training:

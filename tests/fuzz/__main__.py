@@ -42,7 +42,7 @@ def main() -> int:
     print(table(rows))
     failures = [path for name in arguments.readers for path in failing_inputs(arguments.folder / name)]
     for path in failures:
-        print(f"python -m fuzz --reproduce {path}")
+        print(f"PYTHONPATH=tests python -m fuzz --reproduce {path}")
     return 1 if failures or any(row["failed"] != "0" for row in rows) else 0
 
 
