@@ -74,7 +74,7 @@ class _ShardedDropout(nn.Module):
 
     @property
     def p(self) -> float:
-        """Not told to a network that would drop by itself, for this part of the batch alone, as timm's attention does."""
+        """Not told to a network that would drop by itself, for this part alone, as timm's attention does."""
         raise ValueError(
             "a network that drops out inside of its attention cannot be trained by several processes; make it with a "
             f"probability of 0 there (timm's attn_drop_rate), got {self.dropout}"
