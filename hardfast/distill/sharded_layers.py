@@ -133,7 +133,7 @@ class _WholeBatchNorm(_BatchNorm):
 class _Normalise(torch.autograd.Function):
     """Batch norm by mean and variance over all processes, of which it returns those as well.
 
-    PyTorch's kernels do what needs a look at the values, in one pass each.
+    Mean and variance take two passes over the values, which are vectorised: the one pass of PyTorch's kernel is not.
     """
 
     @staticmethod
