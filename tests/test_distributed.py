@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,10 +292,10 @@ def test_batch_norms_are_those_of_the_whole_batch(tmp_path):
         torch.testing.assert_close(answer, alone, rtol=1e-12, atol=1e-12)
 
 
-def lose(folder: Path, how: int, timeout_s: float) -> None:
+def lose(folder: Path, make: Callable[[Processes], Trainer], how: int, timeout_s: float) -> None:
     """Trains until the second process ends, or stands still, without a word."""
     with joined(timeout_s) as processes:
-        trainer = supervised(processes)
+        trainer = make(processes)
         step = trainer._student_step
 
         def losing(bar) -> None:
@@ -314,7 +315,7 @@ def lose(folder: Path, how: int, timeout_s: float) -> None:
 
 @pytest.mark.parametrize(("how", "timeout_s"), [(signal.SIGKILL, 600), (signal.SIGSTOP, 3)])
 def test_others_stop_when_a_process_is_lost(how, timeout_s, tmp_path):
-    started = together.start(lose, 3, tmp_path, tmp_path, how, timeout_s)
+    started = together.start(lose, 3, tmp_path, tmp_path, supervised, how, timeout_s)
     try:
         for rank in (0, 2):
             started[rank].join(60)

@@ -16,7 +16,7 @@ import timm
 import together
 import torch
 from safetensors.torch import load_file
-from test_distributed import CONFIG, Net, hard, images, linear, train
+from test_distributed import CONFIG, Net, hard, images, linear, lose, train
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -25,7 +25,7 @@ from hardfast.distill import AugmentorObjective, Execution, FixedRatio, Threshol
 from hardfast.distill.checkpoint import CheckpointPolicy, read_checkpoint
 from hardfast.distill.finite_steps import FiniteSteps
 from hardfast.distill.fully_sharded import FullySharded
-from hardfast.distill.processes import ALONE, LostProcessError, Processes, joined, told_of_loss
+from hardfast.distill.processes import ALONE, Processes
 from hardfast.distill.run_dir import MethodDir
 from hardfast.interruption import Interrupted
 
@@ -277,28 +277,8 @@ def test_parameters_without_dimensions_are_named(tmp_path):
     assert all("scale" in message for message in together.answers(refuse, 2, tmp_path))
 
 
-def lose(folder: Path) -> None:
-    """Trains until the second process ends without a word."""
-    with joined(60) as processes:
-        trainer = supervised(processes)
-        step = trainer._student_step
-
-        def losing(bar) -> None:
-            if trainer.step == 3 and processes.rank == 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            step(bar)
-
-        trainer._student_step = losing
-        try:
-            with told_of_loss(processes):
-                trainer.fit()
-        except LostProcessError as error:
-            (folder / f"told-of-loss-{processes.rank}").write_text(str(error))
-            os._exit(7)
-
-
 def test_others_stop_when_a_process_is_lost(tmp_path):
-    first, second = together.start(lose, 2, tmp_path, tmp_path)
+    first, second = together.start(lose, 2, tmp_path, tmp_path, supervised, signal.SIGKILL, 60)
     first.join(60)
     second.join()
     assert first.exitcode == 7, (tmp_path / "told-0.txt").read_text()

@@ -143,7 +143,7 @@ def augmentor_step(
         augmented = augmentor(images, generator)
         teacher_augmented = teacher(augmented)
         # Its loss may be no mean of the parts' losses, so that the divergences must be those of the batch before.
-        mean = None if shard is None else shard.mean
+        mean = None if shard is None or shard.processes.alone else shard.mean
         terms = objective(student(augmented), teacher_augmented, teacher_clean, mean)
         loss, disagreement, consistency = _descend(terms, optimizer, finite, _WHOLE)
     return AugmentorStep(loss, disagreement, consistency, augmented.detach(), teacher_augmented.detach())
