@@ -132,6 +132,21 @@ inline bool is_interleaved(const ImageView<Void>& view, std::int64_t channels) {
   return channels > 1 && view.channel == 1 && view.column == channels;
 }
 
+// n elements of each of a block's channels, in place where memory holds them so, else in `rows`, of 4 * n elements. The
+// rows beyond the block's are not to be read.
+template <typename T>
+inline void channel_rows(const ImageView<const void>& view, const ChannelBlock& block, std::int64_t offset,
+                         std::int64_t n, T* rows, const T* (&lane)[4]) {
+  if (view.column == 1 && !converts(block.dtype)) {
+    const T* first = static_cast<const T*>(view.data) + offset;
+    for (int k = 0; k < 4; ++k) lane[k] = first + k * view.channel;
+    return;
+  }
+  for (std::int64_t k = 0; k < block.lanes; ++k) {
+    lane[k] = row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, rows + k * n);
+  }
+}
+
 // n pixels of a block as four lanes each; lanes beyond the block's are zero. `rows` holds 4 * n elements.
 template <typename T>
 inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& block, std::int64_t offset,
@@ -144,22 +159,20 @@ inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& b
     typedef decltype(Vec4<T>{} < Vec4<T>{}) Mask;
     const Mask lane = {0, 1, 2, 3};
     const Mask used = lane < static_cast<decltype(lane[0] + 0)>(block.lanes);
-    std::int64_t i = 0;
-    for (; i < n && i * block.channels + 4 <= run; ++i) {
-      store4(pixels + 4 * i, used ? load4(source + i * block.channels) : Vec4<T>{});
+    const std::int64_t fitting = run < 4 ? 0 : (run - 4) / block.channels + 1, whole = fitting < n ? fitting : n;
+    const T* pixel = source;
+    for (std::int64_t i = 0; i < whole; ++i, pixel += block.channels) {
+      store4(pixels + 4 * i, used ? load4(pixel) : Vec4<T>{});
     }
-    for (; i < n; ++i) {
-      Vec4<T> pixel{};
-      for (std::int64_t k = 0; k < block.lanes; ++k) pixel[k] = source[i * block.channels + k];
-      store4(pixels + 4 * i, pixel);
+    for (std::int64_t i = whole; i < n; ++i) {
+      Vec4<T> last{};
+      for (std::int64_t k = 0; k < block.lanes; ++k) last[k] = source[i * block.channels + k];
+      store4(pixels + 4 * i, last);
     }
     return;
   }
-  const T* lane[4];
-  for (std::int64_t k = 0; k < 4; ++k) {
-    lane[k] = k < block.lanes ? row_as(block.dtype, view.data, offset + k * view.channel, view.column, n, rows + k * n)
-                              : nullptr;
-  }
+  const T* lane[4] = {};
+  channel_rows(view, block, offset, n, rows, lane);
   switch (block.lanes) {
     case 2: return interleave_rows<2>(lane, n, pixels);
     case 3: return interleave_rows<3>(lane, n, pixels);

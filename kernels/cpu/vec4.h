@@ -72,13 +72,6 @@ HARDFAST_HD Vec8<T> join(Vec4<T> first, Vec4<T> second) {
   return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7);
 }
 
-// Sums of neighbouring lanes, by halves: those of a's first half, b's first half, and the same of the second halves.
-template <typename V>
-HARDFAST_HD V add_pairs(V a, V b) {
-  return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
-         __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
-}
-
 template <typename T>
 HARDFAST_HD Vec4<T> first_half(Vec8<T> value) {
   return __builtin_shufflevector(value, value, 0, 1, 2, 3);

@@ -33,6 +33,16 @@ void sample_mean(S& sampler, const ChannelBlock& block, i64 y, i64 n, Workspace<
   }
 }
 
+// n pixels with their two to four channels side by side.
+template <bool kNearest, typename T>
+void sample_pixels(i64 channels, i64 n, i64 pitch, const Workspace<T>& ws, T* pixels) {
+  switch (channels) {
+    case 2: return sample_channels<kNearest, 2>(n, pitch, ws, pixels);
+    case 3: return sample_channels<kNearest, 3>(n, pitch, ws, pixels);
+    default: return sample_channels<kNearest, 4>(n, pitch, ws, pixels);
+  }
+}
+
 template <typename T, typename Pad, Mode kMode>
 void forward_tile(const WarpParams& p, i64 sample, const Tile& tile, Tag<Sampler<T, Pad, kMode>>) {
   constexpr bool kNearest = kMode == Mode::kNearest;
@@ -51,6 +61,10 @@ void forward_tile(const WarpParams& p, i64 sample, const Tile& tile, Tag<Sampler
       T* row = row_target(p.dtype, p.output.data, at + block.first * p.output.channel, ws.pixels);
       sample_taps<kNearest>(n, ws, row);
       commit_row(p.dtype, p.output.data, at + block.first * p.output.channel, row, n);
+    } else if (kMode != Mode::kBicubic && is_interleaved(p.output, p.channels) && p.channels <= 4) {
+      T* pixels = row_target(p.dtype, p.output.data, at, ws.rows);
+      sample_pixels<kNearest>(p.channels, n, sampler.pitch(), ws, pixels);
+      commit_row(p.dtype, p.output.data, at, pixels, n * p.channels);
     } else if (kMode == Mode::kBicubic || block.lanes == 1 || is_interleaved(p.output, p.channels)) {
       sampler.sample(block);
       store_run(p, block, at, n, ws.pixels, ws.rows);

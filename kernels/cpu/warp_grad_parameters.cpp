@@ -31,11 +31,16 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
 
   void add_tile(const Tile& tile) {
     sampler_.visit(tile, [&](const ChannelBlock& block, i64 x, i64 y, i64 n) {
+      if (reads_in_place(block)) {
+        find_rows(block, x, y, n);
+        return add_run(block, x, y, n, 0);
+      }
       if (sums_.color) sample_mean(block, y, n);
       load_grad(p_, sample_, block, x, y, n, ws_);
       if (sums_.color) sum_grad_color(p_, n, ws_.mean, ws_.grads, sums_.color);
       if (p_.color.data) grad_color_input(p_, sample_, n, ws_.grads);
       scale_grads(block, n);
+      if (kMode == Mode::kBilinear && block.lanes > 1) split_grads(n);
       for (i64 s = 0; s < sampler_.subsamples(); ++s) add_run(block, x, y, n, s);
     });
     if (p_.map == Map::kFlow) map().flow().flush(sums_.control, sums_.map);
@@ -44,6 +49,30 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
   CoordinateMap<T>& map() { return sampler_.map(); }
 
  private:
+  // Whether the output's gradient is read where it lies, one row a channel.
+  bool reads_in_place(const ChannelBlock& block) const {
+    return kMode == Mode::kBilinear && block.lanes > 1 && p_.grad_output.column == 1 && sampler_.subsamples() == 1 &&
+           !p_.color.data && !sums_.color && !sums_.fill;
+  }
+
+  void find_rows(const ChannelBlock& block, i64 x, i64 y, i64 n) {
+    const ImageView<const void>& view = p_.grad_output;
+    const i64 at = sample_ * view.batch + y * view.row + x * view.column + block.first * view.channel;
+    channel_rows(view, block, at, n, ws_.pixels, grads_);
+    if (n >= 8) return;
+    // Whole vectors are read.
+    for (i64 k = 0; k < block.lanes; ++k) {
+      for (i64 i = 0; i < n; ++i) ws_.mean[8 * k + i] = grads_[k][i];
+      grads_[k] = ws_.mean + 8 * k;
+    }
+  }
+
+  void split_grads(i64 n) {
+    T* rows[4];
+    for (int k = 0; k < 4; ++k) grads_[k] = rows[k] = ws_.pixels + k * kPadded;
+    deinterleave4(ws_.grads, n, rows[0], rows[1], rows[2], rows[3]);
+  }
+
   void sample_mean(const ChannelBlock& block, i64 y, i64 n) {
     const i64 count = n * (block.lanes == 1 ? 1 : 4);
     const T scale = T(1) / static_cast<T>(sampler_.subsamples());
@@ -64,7 +93,7 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
     sampler_.locate(block, y, s);
     if (sums_.fill) add_fill(block, y, n, s);
     if (kMode == Mode::kNearest || !(sums_.map || sums_.dense)) return;
-    sampler_.grad_position(block);
+    sampler_.grad_position(block, grads_);
     if (sums_.dense) return map().store_dense(sample_, x, y, n, block.first == 0);
     map().accumulate(sampler_.column_of(x, s), sampler_.row_of(y, s), sampler_.width(), sampler_.rows(), sums_.control,
                      sums_.map);
@@ -88,6 +117,7 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
   Sums sums_;
   Sampler<T, Pad, kMode> sampler_;
   Workspace<T>& ws_;
+  const T* grads_[4] = {};  // of the run in hand, one row a channel, where they are wanted so
 };
 
 void clear(double* sums, i64 count) {

@@ -120,60 +120,94 @@ HARDFAST_HD Taps<Vec8<T>> pixel_taps(const T* window, const std::int32_t* index)
   return {cells[0], cells[1], cells[2], cells[3]};
 }
 
-// 1 - y of a run, read back one by one: what is loaded into all lanes at once takes no shuffle.
+// The left and the right taps of pixel k, of four channels each, blended from their upper to their lower ones.
 template <typename T>
-inline void find_tops(std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; k += 4) store4(ws.top + k, splat4(T(1)) - load4(ws.y + k));
-}
-
-// What pixel k is the sum of: its left and its right taps, weighted, of four channels each.
-template <typename T>
-HARDFAST_HD Vec8<T> weighted_taps(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+HARDFAST_HD Vec8<T> blend_rows(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
   const T* cell = ws.window + std::int64_t{ws.column[k]};
-  const Vec8<T> sign = {-1, -1, -1, -1, 1, 1, 1, 1}, one = {1, 1, 1, 1, 0, 0, 0, 0};
-  const Vec8<T> down = load8(cell) * splat8(ws.top[k]) + load8(cell + 4 * pitch) * splat8(ws.y[k]);
-  return down * (splat8(ws.x[k]) * sign + one);
+  const Vec8<T> upper = load8(cell);
+  return upper + (load8(cell + 4 * pitch) - upper) * splat8(ws.y[k]);
 }
 
 template <bool kNearest, typename T>
 HARDFAST_HD Vec4<T> sample_pixel(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
   if (kNearest) return load4(ws.window + std::int64_t{ws.column[k]});
-  const Vec8<T> taps = weighted_taps(ws, k, pitch);
-  return first_half<T>(taps) + second_half<T>(taps);
+  const Vec8<T> taps = blend_rows(ws, k, pitch);
+  const Vec4<T> left = first_half<T>(taps);
+  return left + (second_half<T>(taps) - left) * splat4(ws.x[k]);
 }
 
-// Pixels k and k + 4.
-template <bool kNearest, typename T>
-HARDFAST_HD Vec8<T> sample_two(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+// Pixels k + kPair and k + kPair + 4; `across` are the eight places from k on.
+template <bool kNearest, int kPair, typename T>
+HARDFAST_HD Vec8<T> sample_two(const Workspace<T>& ws, std::int64_t k, Vec8<T> across, std::int64_t pitch) {
   if (kNearest) {
-    return join<T>(sample_pixel<true>(ws, k, pitch), sample_pixel<true>(ws, k + 4, pitch));
+    return join<T>(sample_pixel<true>(ws, k + kPair, pitch), sample_pixel<true>(ws, k + kPair + 4, pitch));
   }
-  const Vec8<T> a = weighted_taps(ws, k, pitch), b = weighted_taps(ws, k + 4, pitch);
-  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
-         __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  const Vec8<T> a = blend_rows(ws, k + kPair, pitch), b = blend_rows(ws, k + kPair + 4, pitch);
+  const Vec8<T> left = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+  const Vec8<T> right = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  constexpr int i = kPair, j = kPair + 4;
+  return left + (right - left) * __builtin_shufflevector(across, across, i, i, i, i, j, j, j, j);
 }
 
-// Forward: ws.pixels gets n pixels of four channels.
+// Pixels k to k + 7, as pairs of those that lie four apart.
+template <typename T>
+struct EightPixels {
+  Vec8<T> a, b, c, d;
+};
+
 template <bool kNearest, typename T>
-inline void sample_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
-  find_tops(n, ws);
-  for (std::int64_t k = 0; k < n; ++k) store4(ws.pixels + 4 * k, sample_pixel<kNearest>(ws, k, pitch));
+HARDFAST_HD EightPixels<T> sample_eight(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+  const Vec8<T> across = load8(ws.x + k);
+  return {sample_two<kNearest, 0>(ws, k, across, pitch), sample_two<kNearest, 1>(ws, k, across, pitch),
+          sample_two<kNearest, 2>(ws, k, across, pitch), sample_two<kNearest, 3>(ws, k, across, pitch)};
+}
+
+// Forward: n pixels of four channels, kStride elements apart. Where that is fewer than four, the next pixel overwrites
+// what is stored too much, and the last one is stored alone.
+template <bool kNearest, int kStride, typename T>
+inline void sample_channels(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* target) {
+  const auto store_last = [&](Vec4<T> value) {
+    for (int lane = 0; lane < kStride; ++lane) target[kStride * (n - 1) + lane] = value[lane];
+  };
+  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
+    const std::int64_t k = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
+    const EightPixels<T> pixels = sample_eight<kNearest>(ws, k, pitch);
+    T* at = target + kStride * k;
+    store4(at, first_half<T>(pixels.a));
+    store4(at + kStride, first_half<T>(pixels.b));
+    store4(at + 2 * kStride, first_half<T>(pixels.c));
+    store4(at + 3 * kStride, first_half<T>(pixels.d));
+    store4(at + 4 * kStride, second_half<T>(pixels.a));
+    store4(at + 5 * kStride, second_half<T>(pixels.b));
+    store4(at + 6 * kStride, second_half<T>(pixels.c));
+    if (kStride == 4 || k + 8 < n) {
+      store4(at + 7 * kStride, second_half<T>(pixels.d));
+    } else {
+      store_last(second_half<T>(pixels.d));
+    }
+  }
+  for (std::int64_t k = 0; n < 8 && k < n; ++k) {
+    const Vec4<T> value = sample_pixel<kNearest>(ws, k, pitch);
+    if (kStride == 4 || k + 1 < n) {
+      store4(target + kStride * k, value);
+    } else {
+      store_last(value);
+    }
+  }
 }
 
 // Forward into four rows of one channel each; rows that are not wanted may alias a row of junk.
 template <bool kNearest, typename T>
-inline void sample_planes(std::int64_t n, std::int64_t pitch, Workspace<T>& ws, T* const (&rows)[4]) {
-  find_tops(n, ws);
+inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
   T *const red = rows[0], *const green = rows[1], *const blue = rows[2], *const alpha = rows[3];
   for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
     const std::int64_t k = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
-    Vec8<T> a = sample_two<kNearest>(ws, k, pitch), b = sample_two<kNearest>(ws, k + 1, pitch);
-    Vec8<T> c = sample_two<kNearest>(ws, k + 2, pitch), d = sample_two<kNearest>(ws, k + 3, pitch);
-    transpose_halves(a, b, c, d);
-    store8(red + k, a);
-    store8(green + k, b);
-    store8(blue + k, c);
-    store8(alpha + k, d);
+    EightPixels<T> pixels = sample_eight<kNearest>(ws, k, pitch);
+    transpose_halves(pixels.a, pixels.b, pixels.c, pixels.d);
+    store8(red + k, pixels.a);
+    store8(green + k, pixels.b);
+    store8(blue + k, pixels.c);
+    store8(alpha + k, pixels.d);
   }
   for (std::int64_t k = 0; n < 8 && k < n; ++k) {
     const Vec4<T> value = sample_pixel<kNearest>(ws, k, pitch);
@@ -197,29 +231,39 @@ inline void sample_taps(std::int64_t n, const Workspace<T>& ws, T* target) {
   if (n % 8 != 0) store8(target + n - 8, sample(n - 8));  // the last eight overlap those before
 }
 
-// The output's gradient times the taps of four cells, summed over the channels: one number a tap and cell.
-template <typename T>
-HARDFAST_HD Taps<Vec4<T>> grad_times_taps(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
-  Vec8<T> pixel[4];
-  for (int i = 0; i < 4; ++i) {
-    const T* cell = ws.window + std::int64_t{ws.column[k + i]};
-    const Vec8<T> grad = twice<T>(load4(ws.grads + 4 * (k + i)));
-    pixel[i] = add_pairs(load8(cell) * grad, load8(cell + 4 * pitch) * grad);
-  }
-  const Vec8<T> first = add_pairs(pixel[0], pixel[1]), second = add_pairs(pixel[2], pixel[3]);
-  const Vec8<T> upper = __builtin_shufflevector(first, second, 0, 2, 8, 10, 4, 6, 12, 14);
-  const Vec8<T> lower = __builtin_shufflevector(first, second, 1, 3, 9, 11, 5, 7, 13, 15);
-  return {first_half<T>(upper), second_half<T>(upper), first_half<T>(lower), second_half<T>(lower)};
+// The taps of one row of four cells, times the output's gradient and summed over the channels: left ones, right ones.
+template <int kLanes, typename T>
+HARDFAST_HD Vec8<T> grad_times_row(const T* window, const std::int32_t* column, const T* const (&grads)[4],
+                                   std::int64_t k) {
+  Vec8<T> a = load8(window + std::int64_t{column[0]}), b = load8(window + std::int64_t{column[1]});
+  Vec8<T> c = load8(window + std::int64_t{column[2]}), d = load8(window + std::int64_t{column[3]});
+  transpose_halves(a, b, c, d);
+  Vec8<T> sum = a * twice<T>(load4(grads[0] + k)) + b * twice<T>(load4(grads[1] + k));
+  if (kLanes > 2) sum += c * twice<T>(load4(grads[2] + k));
+  if (kLanes > 3) sum += d * twice<T>(load4(grads[3] + k));
+  return sum;
 }
 
 // Gradient to each position, summed over the channels, before the slope of the padding rule: ws.grad_x, ws.grad_y.
-template <typename T>
-inline void grad_position_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; k += 4) {
-    const PositionGradient<Vec4<T>> gradient =
-        grad_bilinear_position(grad_times_taps(ws, k, pitch), load4(ws.x + k), load4(ws.y + k), splat4(T(1)));
-    store4(ws.grad_x + k, gradient.x);
-    store4(ws.grad_y + k, gradient.y);
+// `grads` are rows of one channel each, of at least eight elements.
+template <int kLanes, typename T>
+inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4], Workspace<T>& ws) {
+  const T *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
+  for (std::int64_t block = 0; block < n; block += 8) {
+    const std::int64_t k = block + 8 <= n || n < 8 ? block : n - 8;  // the last eight overlap those before
+    const std::int32_t* column = ws.column + k;
+    const Vec8<T> upper_a = grad_times_row<kLanes>(upper_row, column, grads, k);
+    const Vec8<T> lower_a = grad_times_row<kLanes>(lower_row, column, grads, k);
+    const Vec8<T> upper_b = grad_times_row<kLanes>(upper_row, column + 4, grads, k + 4);
+    const Vec8<T> lower_b = grad_times_row<kLanes>(lower_row, column + 4, grads, k + 4);
+    const Taps<Vec8<T>> taps = {__builtin_shufflevector(upper_a, upper_b, 0, 1, 2, 3, 8, 9, 10, 11),
+                                __builtin_shufflevector(upper_a, upper_b, 4, 5, 6, 7, 12, 13, 14, 15),
+                                __builtin_shufflevector(lower_a, lower_b, 0, 1, 2, 3, 8, 9, 10, 11),
+                                __builtin_shufflevector(lower_a, lower_b, 4, 5, 6, 7, 12, 13, 14, 15)};
+    const PositionGradient<Vec8<T>> gradient =
+        grad_bilinear_position(taps, load8(ws.x + k), load8(ws.y + k), splat8(T(1)));
+    store8(ws.grad_x + k, gradient.x);
+    store8(ws.grad_y + k, gradient.y);
   }
 }
 

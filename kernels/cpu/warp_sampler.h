@@ -143,12 +143,13 @@ class Sampler {
     } else if (block.lanes == 1) {
       sample_taps<kNearest>(n, ws_, ws_.pixels);
     } else {
-      sample_channels<kNearest>(n, pitch_, ws_);
+      sample_channels<kNearest, 4>(n, pitch_, ws_, ws_.pixels);
     }
   }
 
-  // From ws.grads to ws.grad_x and ws.grad_y, for the run located last.
-  void grad_position(const ChannelBlock& block) {
+  // From ws.grads to ws.grad_x and ws.grad_y, for the run located last. Bilinear taps of several channels take their
+  // gradient from `rows`, one a channel.
+  void grad_position(const ChannelBlock& block, const T* const (&rows)[4]) {
     const i64 n = run();
     if constexpr (kBicubic) {
       bicubic_weights<true>(n, ws_);
@@ -160,7 +161,11 @@ class Sampler {
     } else if (block.lanes == 1) {
       grad_position_taps(n, ws_);
     } else {
-      grad_position_channels(n, pitch_, ws_);
+      switch (block.lanes) {
+        case 2: grad_position_channels<2>(n, pitch_, rows, ws_); break;
+        case 3: grad_position_channels<3>(n, pitch_, rows, ws_); break;
+        default: grad_position_channels<4>(n, pitch_, rows, ws_);
+      }
     }
     if (Pad::kBends) {
       for (i64 k = 0; k < n; ++k) {

@@ -40,7 +40,7 @@ struct Workspace {
   alignas(64) T pixels[4 * kPadded];                                  // one chunk of samples
   alignas(64) T mean[4 * kPadded];                                    // of an output pixel's sub-samples
   alignas(64) T grads[4 * kPadded];                                   // one chunk of the output's gradient
-  alignas(64) T x[kPadded], y[kPadded], top[kPadded];                 // position inside the cell, and 1 - y
+  alignas(64) T x[kPadded], y[kPadded];                               // position inside the cell
   alignas(64) T slope_x[kPadded], slope_y[kPadded];                   // of the padding rule
   alignas(64) std::int32_t column[kPadded], row[kPadded];             // of the cell
   alignas(64) T weights_x[4][kChunk], weights_y[4][kChunk];           // of bicubic taps
