@@ -84,8 +84,9 @@ inline bool lies_between(double start, double end, double low, double high) {
 
 // Fills n of ws.x, ws.y, ws.slope_* and ws.column, the first at `at`. kClamp: positions may lie beyond the window.
 template <typename Pad, bool kClamp>
-inline void locate_fixed(const LinePositions& line, const FixedSteps steps_x, const FixedSteps steps_y, std::int64_t n,
-                         std::int64_t at, const Frame& frame, Workspace<float>& ws) {
+__attribute__((always_inline)) inline void locate_fixed(const LinePositions& line, const FixedSteps steps_x,
+                                                        const FixedSteps steps_y, std::int64_t n, std::int64_t at,
+                                                        const Frame& frame, Workspace<float>& ws) {
   FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
   const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
   const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
@@ -102,6 +103,23 @@ inline void locate_fixed(const LinePositions& line, const FixedSteps steps_x, co
     }
     x.advance(steps_x);
     y.advance(steps_y);
+  }
+}
+
+// The same for several rows of n pixels, none of which the padding rule bends: line_of(r) is row r, the first one's
+// place is `at`.
+template <typename Pad, typename LineOf>
+inline void locate_rows(const LineOf& line_of, const FixedSteps steps_x, const FixedSteps steps_y, std::int64_t n,
+                        std::int64_t rows, std::int64_t at, const Frame frame, Workspace<float>& ws) {
+  const std::int32_t last = static_cast<std::int32_t>(n - 1);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const LinePositions line = line_of(r);
+    if (lies_between(line.start_x, line.x(last), frame.first, frame.last_x) &&
+        lies_between(line.start_y, line.y(last), frame.first, frame.last_y)) {
+      locate_fixed<Pad, false>(line, steps_x, steps_y, n, at + r * n, frame, ws);
+    } else {
+      locate_fixed<Pad, true>(line, steps_x, steps_y, n, at + r * n, frame, ws);
+    }
   }
 }
 

@@ -99,7 +99,7 @@ class Sampler {
     const double column = column_of(tile_.x, subsample), row = row_of(y, subsample);
     const i64 n = tile_.width;
     if (computed_ && !in_cells_) {
-      for (i64 r = 0; r < rows_; ++r) locate_computed(column, row + static_cast<double>(r), n, r * n);
+      locate_computed(column, row);
     } else if (in_cells_) {
       locate_in_image(column, row, n);
       if (kBicubic) {
@@ -199,7 +199,7 @@ class Sampler {
     if constexpr (kFixed) {
       const double end_x = line.x(static_cast<std::int32_t>(n - 1)), end_y = line.y(static_cast<std::int32_t>(n - 1));
       if (ends_straight<Pad>(line.start_x, end_x, frame.x) && ends_straight<Pad>(line.start_y, end_y, frame.y)) {
-        return locate_straight(line, end_x, end_y, n, at, frame);
+        return locate_rows<Pad>([&](i64) { return line; }, steps_x_, steps_y_, n, 1, at, frame, ws_);
       }
     }
     locate_cells<Pad, kNearest>(line, n, at, frame, ws_);
@@ -269,21 +269,21 @@ class Sampler {
     }
   }
 
-  void locate_straight(const LinePositions& line, double end_x, double end_y, i64 n, i64 at, const Frame& frame) {
-    const bool within = lies_between(line.start_x, end_x, frame.first, frame.last_x) &&
-                        lies_between(line.start_y, end_y, frame.first, frame.last_y);
-    return within ? locate_fixed<Pad, false>(line, steps_x_, steps_y_, n, at, frame, ws_)
-                  : locate_fixed<Pad, true>(line, steps_x_, steps_y_, n, at, frame, ws_);
+  // Cells of the run's output rows, the first at `row`.
+  void locate_computed(double column, double row) {
+    const i64 n = tile_.width;
+    if constexpr (kFixed) {
+      if (p_.map == Map::kAffine && straight_) {
+        const auto line_of = [&](i64 r) { return line(column, row + static_cast<double>(r), window_); };
+        return locate_rows<Pad>(line_of, steps_x_, steps_y_, n, rows_, 0, frame_, ws_);
+      }
+    }
+    for (i64 r = 0; r < rows_; ++r) locate_row(column, row + static_cast<double>(r), n, r * n);
   }
 
   // Cells of the n pixels of one output row, the first at `at`.
-  void locate_computed(double column, double row, i64 n, i64 at) {
+  void locate_row(double column, double row, i64 n, i64 at) {
     if constexpr (kFixed) {
-      if (p_.map == Map::kAffine && straight_) {
-        const LinePositions positions = line(column, row, window_);
-        const std::int32_t last = static_cast<std::int32_t>(n - 1);
-        return locate_straight(positions, positions.x(last), positions.y(last), n, at, frame_);
-      }
       if (p_.map == Map::kFlow) {
         map_.flow().evaluate(column, row, n);
         locate_displaced(line(column, row, window_), steps_x_, steps_y_, map_.half_x(), map_.half_y(), n, at, frame_,
