@@ -63,8 +63,19 @@ inline Tensor empty_image(const Tensor& image, int64_t batch, int64_t height, in
                               is_channels_last(image) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+// By the entry for strided tensors: the general one looks its operator up by name, which small calls feel.
 inline Tensor empty_vector(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
-  return torch::stable::empty(size, type, std::nullopt, like.device());
+  using torch::stable::detail::from;
+  std::vector<int64_t> strides(size.size(), 1);
+  for (std::size_t k = size.size(); k-- > 1;) strides[k - 1] = strides[k] * (size[k] > 0 ? size[k] : 1);
+  std::int32_t device_type = 0, device_index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle result = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(), strides.data(),
+                                                         torch::stable::detail::to<std::int32_t>(from(type)),
+                                                         device_type, device_index, &result));
+  return Tensor(result);
 }
 
 }  // namespace hardfast

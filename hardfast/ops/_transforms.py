@@ -44,8 +44,10 @@ def differentiable(
             return op(*args)
         if transforms_active():
             return transformed.apply(*args)
-        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in args):
-            return eager.apply(*args)
+        if torch.is_grad_enabled():
+            for x in args:
+                if isinstance(x, torch.Tensor) and x.requires_grad:
+                    return eager.apply(*args)
         return undifferentiated(*args)
 
     return call

@@ -92,18 +92,19 @@ def guided_step(
 
     dtype = latents.dtype
     for tensor in (noise_cond, noise_uncond, noise):
-        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
+        if tensor is not None and tensor.dtype != dtype:
+            dtype = torch.promote_types(dtype, tensor.dtype)
     coefficients = _coefficients(alpha_bar, alpha_bar_next, guidance_scale, prediction_type, eta)
     order = _memory_order(latents)
 
     def flat(tensor: Tensor) -> Tensor:
-        tensor = tensor.to(dtype)
+        tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
         tensor = tensor if order is None else tensor.permute(order)
         return tensor.reshape(-1, 1) if tensor.dim() == 1 else tensor.flatten(1)
 
     def as_latents(result: Tensor) -> Tensor:
         if order is None:
-            return result.reshape(latents.shape)
+            return result.view_as(latents)
         return result.reshape([latents.shape[k] for k in order]).movedim(-1, 1)
 
     following, clean = _forward(
@@ -179,9 +180,9 @@ def _check_schedule(
 
 
 def _in_range(name: str, value: float | Tensor, interval: str) -> None:
-    if not _inspectable(value):
-        return
     if isinstance(value, Tensor):
+        if not _checks.inspectable(value):
+            return
         value = value.detach()
     low = value > 0 if interval[0] == "(" else value >= 0
     high = value <= 1 if interval[-1] == "]" else value < 1
@@ -235,7 +236,8 @@ def _on_device(columns: list[Any], device: torch.device, dtype: torch.dtype) -> 
     """``[1 or B, 7]``. A few numbers from the CPU travel without waiting for the device."""
     tensors = [column for column in columns if isinstance(column, Tensor)]
     if not tensors:
-        return torch.tensor([columns], dtype=dtype).to(device, non_blocking=True)
+        values = torch.tensor([columns], dtype=dtype, device="cpu")
+        return values if device.type == "cpu" else values.to(device, non_blocking=True)
     if any(tensor.device == device for tensor in tensors):
         columns = [c.to(device, non_blocking=True) if isinstance(c, Tensor) else c for c in columns]
         tensors = [column for column in columns if isinstance(column, Tensor)]
