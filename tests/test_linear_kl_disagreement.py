@@ -284,6 +284,66 @@ def test_bitwise_equal_over_runs():
         assert all(torch.equal(run[name], runs[0][name]) for name in run)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("classes", [1, 7, 1025, 5000])
+@pytest.mark.parametrize("threads", [1, 2, 3, 12])
+def test_products_shared_among_threads(dtype, classes, threads):
+    heads = random_heads(9, 6, 6, classes, dtype)
+    features, weight, bias = (heads[f"student_{name}"] for name in ("features", "weight", "bias"))
+    weights = {
+        "contiguous": weight,
+        "transposed": weight.t().contiguous().t(),
+        "one for all": weight[:1].expand(classes, 6),
+    }
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for w in weights.values():
+            for b in (bias, None):
+                logits = torch.full((9, classes), math.nan, dtype=dtype)
+                torch.ops.hardfast._linear_logits(features, w, b, logits)
+                torch.testing.assert_close(logits, F.linear(features, w, b))
+            product = torch.full((9, 6), math.nan, dtype=dtype)
+            torch.ops.hardfast._logits_times_weight(logits, w, product)
+            torch.testing.assert_close(
+                product.double(),
+                logits.double() @ w.double(),
+                rtol=1e-2 if dtype == torch.bfloat16 else 1e-4,
+                atol=1e-2,
+            )
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_products_refuse_shapes_that_do_not_fit():
+    features, weight = torch.zeros(4, 3), torch.zeros(10, 3)
+    for bias, logits in ((torch.zeros(9), torch.zeros(4, 10)), (None, torch.zeros(4, 9)), (None, torch.zeros(3, 10))):
+        with pytest.raises(RuntimeError, match="logits must be"):
+            torch.ops.hardfast._linear_logits(features, weight, bias, logits)
+    with pytest.raises(RuntimeError, match="the product must be"):
+        torch.ops.hardfast._logits_times_weight(torch.zeros(4, 9), weight, torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_in_inference_mode_and_without_gradients(mode):
+    tensors = random_heads(9, 6, 5, 5000, torch.float32)
+    leaves = {name: x.clone().requires_grad_() for name, x in tensors.items()}
+    with mode():
+        loss = linear_kl_disagreement(**leaves, chunk_rows=4)
+    torch.testing.assert_close(loss, reference.linear_kl_disagreement(**tensors))
+
+
+@pytest.mark.parametrize("reduction", ["batchmean", "mean", "sum"])
+def test_gradients_by_a_loss_that_is_multiplied_or_not(reduction):
+    tensors = random_heads(9, 6, 5, 33, torch.float32)
+    plain = value_and_gradients(linear_kl_disagreement, tensors, reduction=reduction, chunk_rows=4)
+    exact = value_and_gradients(reference.linear_kl_disagreement, tensors, reduction=reduction)
+    half = value_and_gradients(linear_kl_disagreement, tensors, torch.tensor(0.5), reduction=reduction, chunk_rows=4)
+    for name in NAMES:
+        torch.testing.assert_close(plain[name], exact[name], rtol=1e-4, atol=1e-6)
+        assert torch.equal(half[name], plain[name] / 2)
+
+
 def test_nan_stays_in_its_row():
     tensors = random_heads(9, 4, 4, 12, torch.float32)
     tensors["student_features"][5, 2] = math.nan

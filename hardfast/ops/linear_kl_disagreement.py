@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from hardfast import reference
 from hardfast.ops import _checks
@@ -30,13 +31,17 @@ _INPUTS = (
 _OPTIONS = "float temperature, str divergence, bool per_sample, SymInt divisor, SymInt chunk_rows"
 _GRADIENTS = "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
 
-# With the loss come the gradients of its sum over rows, before the divisor, where grad_mask asks for them: computed
-# while the logits are at hand, they save the backward from computing those again. They stay in the inputs' order;
-# features in their dtype, the rest in that of the arithmetic; [0] where not asked for.
+# With the loss come its gradients where grad_mask asks for them: computed while the logits are at hand, they save the
+# backward from computing those again. They stay in the inputs' order; features in their dtype, the rest in that of the
+# arithmetic; [0] where not asked for. They are those before the divisor where _divides_last().
 LIBRARY.define(f"linear_kl_disagreement({_INPUTS}{_OPTIONS}, bool[6] grad_mask) -> (Tensor loss, {_GRADIENTS})")
 LIBRARY.define(
     f"_linear_kl_disagreement_backward(Tensor grad, {_INPUTS}{_OPTIONS}, bool[6] output_mask) -> ({_GRADIENTS})"
 )
+# The products that a BLAS shares badly among threads, and pages for what is written first; csrc/ has them for the CPU.
+LIBRARY.define("_linear_logits(Tensor features, Tensor weight, Tensor? bias, Tensor(a!) logits) -> ()")
+LIBRARY.define("_logits_times_weight(Tensor logits, Tensor weight, Tensor(a!) product) -> ()")
+LIBRARY.define("_ask_for_large_pages(Tensor tensor) -> ()")
 
 
 def linear_kl_disagreement(
@@ -183,18 +188,19 @@ class _Head:
     def logits(self, rows: slice) -> Tensor:
         if self.weight is None:
             return self.features[rows]
-        features, weight = self.features[rows], self.weight.t()
+        features = self.features[rows]
         if len(self._logits) < len(features):
-            self._logits = features.new_empty(len(features), weight.shape[1])
+            self._logits = features.new_empty(len(features), self.weight.shape[0])
         logits = self._logits[: len(features)]
-        if self.bias is None:
-            return torch.mm(features, weight, out=logits)
-        return torch.addmm(self.bias, features, weight, out=logits)
+        torch.ops.hardfast._linear_logits(features, self.weight, self.bias, logits)
+        return logits
 
     def ask_for(self, mask: list[bool], dtype: torch.dtype) -> None:
         self.gradients = _empty_gradients((self.features, self.weight, self.bias), mask, dtype)
-        for gradient in self.gradients[1:]:
-            gradient.zero_()
+        for gradient in self.gradients:
+            torch.ops.hardfast._ask_for_large_pages(gradient)
+            if len(self.features) == 0:
+                gradient.zero_()
 
     def room_for_gradient(self, logits: Tensor, rows: slice) -> Tensor:
         """Where the gradient to these logits goes: in their place, unless they are the caller's."""
@@ -205,21 +211,26 @@ class _Head:
 
     def add(self, grad_logits: Tensor, rows: slice) -> None:
         grad_features, grad_weight, grad_bias = self.gradients
-        grad_logits = grad_logits.to(self.features.dtype)
+        grad_logits, features = grad_logits.to(self.features.dtype), self.features[rows]
+        is_first = rows.start == 0  # sums begin with it: zeros would be written only to be read
         if grad_features.dim() == 2:
             if self.weight is not None:
-                torch.mm(grad_logits, self.weight, out=grad_features[rows])
+                torch.ops.hardfast._logits_times_weight(grad_logits, self.weight, grad_features[rows])
             elif grad_features[rows].data_ptr() != grad_logits.data_ptr():
                 grad_features[rows] = grad_logits
         if grad_weight.dim() == 2:
-            if grad_weight.dtype == grad_logits.dtype:
-                grad_weight.addmm_(grad_logits.t(), self.features[rows])
-            else:
+            if grad_weight.dtype != grad_logits.dtype:
                 for k in range(0, grad_weight.shape[0], CLASS_BLOCK):
                     block = slice(k, k + CLASS_BLOCK)
-                    grad_weight[block] += torch.mm(grad_logits[:, block].t(), self.features[rows])
+                    product = torch.mm(grad_logits[:, block].t(), features)
+                    grad_weight[block] = product if is_first else grad_weight[block] + product
+            elif is_first:
+                torch.mm(grad_logits.t(), features, out=grad_weight)
+            else:
+                grad_weight.addmm_(grad_logits.t(), features)
         if grad_bias.numel() > 0:
-            grad_bias += grad_logits.sum(0, dtype=grad_bias.dtype)
+            summed = grad_logits.sum(0, dtype=grad_bias.dtype)
+            grad_bias.copy_(summed if is_first else grad_bias + summed)
 
 
 def _empty_gradients(
@@ -250,8 +261,12 @@ def _chunks(rows: int, width: int, classes: int, share: float, chunk_rows: int) 
 
 
 def _run(inputs: tuple[Any, ...], options: tuple[Any, ...], grad: Tensor | None, mask: list[bool]) -> list[Tensor]:
-    """The losses of the rows, and the gradients asked for: of the rows' sum, weighted by ``grad`` ``[N]`` if given."""
-    temperature, divergence, _, _, chunk_rows = options
+    """The losses of the rows, and the gradients asked for: of the rows' sum, weighted by ``grad`` ``[N]`` if given.
+
+    Both are divided, unless ``_divides_last``.
+    """
+    temperature, divergence, _, divisor, chunk_rows = options
+    divisor = 1 if _divides_last(inputs) else divisor
     student, teacher = _Head(*inputs[:3]), _Head(*inputs[3:])
     dtype, (rows, width) = _arithmetic_dtype(inputs), inputs[0].shape
     losses = inputs[0].new_empty([rows], dtype=dtype)
@@ -271,7 +286,7 @@ def _run(inputs: tuple[Any, ...], options: tuple[Any, ...], grad: Tensor | None,
                 for head, logits, wanted in zip((student, teacher), pair, sides, strict=True)
             ]
             losses[chunk], _ = loss_and_gradients(
-                None if grad is None else grad[chunk], *pair, *grads, temperature, divergence, 1, 1
+                None if grad is None else grad[chunk], *pair, *grads, temperature, divergence, 1, divisor
             )
             del pair
             for head, grad_logits in zip((student, teacher), grads, strict=True):
@@ -285,20 +300,33 @@ def _linear_kl(*args: Any) -> tuple[Tensor, ...]:
     inputs, options, mask = args[:6], args[6:11], args[11]
     losses, *gradients = _run(inputs, options, None, mask)
     _, _, per_sample, divisor, _ = options
-    loss = losses if per_sample else (losses.sum(dtype=torch.float64) / divisor).to(losses.dtype)
-    return loss, *gradients
+    if per_sample:
+        return losses, *gradients
+    total = losses.sum(dtype=torch.float64)
+    if _divides_last(inputs) or len(losses) == 0:  # of no rows, a mean is 0 / 0
+        total = total / divisor
+    return total.to(losses.dtype), *gradients
 
 
 def _linear_kl_backward(grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
     inputs, options, mask = args[:6], args[6:11], args[11]
-    _, _, per_sample, divisor, _ = options
+    per_sample = options[2]
     gradients = _run(inputs, options, grad if per_sample else None, mask)[1:]
-    return _scaled(gradients, inputs, None if per_sample else _share(grad, inputs, divisor))
+    return _scaled(gradients, inputs, None if per_sample else _share(grad, inputs, options))
 
 
-def _share(grad: Tensor, inputs: Sequence[Any], divisor: float) -> Tensor:
-    """What the gradients of the sum over all rows are multiplied by; of no rows they are zeros, not 0 / 0."""
-    return grad if inputs[0].shape[0] == 0 else grad / divisor
+def _divides_last(inputs: Sequence[Any]) -> bool:
+    """Whether gradients are divided after a loss scale has multiplied them: half precision would lose the smallest."""
+    return any(inputs[k].dtype in (torch.float16, torch.bfloat16) for k in (0, 3))
+
+
+def _share(grad: Tensor, inputs: Sequence[Any], options: Sequence[Any]) -> Tensor | None:
+    """What the gradients from ``_run`` are multiplied by, if by anything; of no rows they are zeros, not 0 / 0."""
+    if _divides_last(inputs) and inputs[0].shape[0] > 0:
+        return grad / options[3]
+    if _checks.inspectable(grad) and not is_in_torch_dispatch_mode() and grad.item() == 1:
+        return None
+    return grad
 
 
 def _scaled(gradients: Sequence[Tensor], inputs: Sequence[Any], scale: Tensor | None) -> tuple[Tensor, ...]:
@@ -308,6 +336,21 @@ def _scaled(gradients: Sequence[Tensor], inputs: Sequence[Any], scale: Tensor | 
         for gradient, tensor in zip(gradients, inputs, strict=True)
     )
 
+
+def _linear_logits(features: Tensor, weight: Tensor, bias: Tensor | None, logits: Tensor) -> None:
+    if bias is None:
+        torch.mm(features, weight.t(), out=logits)
+    else:
+        torch.addmm(bias, features, weight.t(), out=logits)
+
+
+def _logits_times_weight(logits: Tensor, weight: Tensor, product: Tensor) -> None:
+    torch.mm(logits, weight, out=product)
+
+
+LIBRARY.impl("_linear_logits", _linear_logits, "CompositeExplicitAutograd")
+LIBRARY.impl("_logits_times_weight", _logits_times_weight, "CompositeExplicitAutograd")
+LIBRARY.impl("_ask_for_large_pages", lambda tensor: None, "CompositeExplicitAutograd")
 
 # In Python on every device: what is computed is PyTorch's matrix products and the kernels of kl_disagreement.
 LIBRARY.impl("linear_kl_disagreement", _linear_kl, "CompositeExplicitAutograd")
@@ -345,7 +388,7 @@ def _autograd(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ..
     inputs = ctx.saved_tensors
     at_hand = ctx.gradients is not None and all(has for has, needs in zip(ctx.mask, wanted, strict=True) if needs)
     if at_hand and not torch.is_grad_enabled():
-        grads = _scaled(ctx.gradients, inputs, _share(grad, inputs, ctx.options[3]))
+        grads = _scaled(ctx.gradients, inputs, _share(grad, inputs, ctx.options))
         ctx.gradients = None
     else:
         grads = _backward(grad, *inputs, *ctx.options, wanted)
