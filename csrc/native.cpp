@@ -1,4 +1,5 @@
-// hardfast._native: what is not an op. Build information, the processor's features, the memory-bandwidth probe.
+// hardfast._native: what is not an op. Build information, the processor's features, the memory-bandwidth probe, memory
+// that processes share.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "../kernels/cpu/isa.h"
+#include "shared_memory.h"
 
 namespace py = pybind11;
 
@@ -70,10 +72,48 @@ double copy_bandwidth(std::size_t megabytes, int threads, int repeats) {
   return best;
 }
 
+void look_for_signals() {
+  const py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+template <typename T>
+void sum(hardfast::SharedMemory& memory, std::uintptr_t values, std::size_t count) {
+  memory.sum(reinterpret_cast<T*>(values), count);
+}
+
+void bind_shared_memory(py::module_& module) {
+  using hardfast::SharedMemory;
+  using released = py::call_guard<py::gil_scoped_release>;
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const hardfast::LostProcess& lost) {
+      PyErr_SetString(py::module_::import("torch.distributed").attr("DistNetworkError").ptr(), lost.what());
+    }
+  });
+  py::class_<SharedMemory>(module, "SharedMemory", "Exchanges what lies at addresses with other processes.")
+      .def(py::init([](int file, int rank, std::vector<int> lives, double timeout_s) {
+             return std::make_unique<SharedMemory>(file, rank, std::move(lives), timeout_s, look_for_signals);
+           }),
+           py::arg("file"), py::arg("rank"), py::arg("lives"), py::arg("timeout_s"))
+      .def_static("size", &SharedMemory::size, py::arg("world_size"), "Bytes of the file.")
+      .def(
+          "gather",
+          [](SharedMemory& memory, std::uintptr_t from, std::uintptr_t to, std::size_t bytes) {
+            memory.gather(reinterpret_cast<const char*>(from), reinterpret_cast<char*>(to), bytes);
+          },
+          released())
+      .def("sum_float32", &sum<float>, released())
+      .def("sum_float64", &sum<double>, released())
+      .def("leave", &SharedMemory::leave);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "Build information, processor features and the memory-bandwidth probe.";
+  module.doc() = "Build information, processor features, the memory-bandwidth probe, and memory that processes share.";
+  bind_shared_memory(module);
   module.def("build_info", &build_info, "Compilers, CUDA architectures and torch headers of this build.");
   module.def("cpu_features", &cpu_features, "Instruction set extensions of this processor that matter here.");
   module.def("cpu_isa", [] { return hardfast::cpu_kernels().isa; }, "The instruction set that the CPU kernels use.");

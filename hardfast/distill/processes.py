@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hardfast.distill.shared_memory import SharedMemory, shared_memory
 from hardfast.ops import _checks
 
 __all__ = ["ALONE", "LostProcessError", "Processes", "from_environment", "joined", "local_rank", "told_of_loss"]
@@ -37,10 +39,12 @@ class Processes:
     Args:
         rank: of this process, from 0.
         world_size: how many there are, >= 1.
+        memory: that they share, for tensors of CPUs; None to exchange all by ``torch.distributed``.
     """
 
     rank: int = 0
     world_size: int = 1
+    memory: SharedMemory | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _checks.integer("world_size", self.world_size, 1)
@@ -88,7 +92,9 @@ class Processes:
 
     def merge(self, tensor: Tensor) -> Tensor:
         """Sums tensors of one shape in place, exactly where each entry is other than 0 in one process at most."""
-        if not self.alone:
+        if self.memory is not None and self.memory.adds(tensor) and tensor.is_contiguous():
+            self.memory.add(tensor)
+        elif not self.alone:
             dist.all_reduce(tensor)
         return tensor
 
@@ -97,9 +103,11 @@ class Processes:
         return self.stack_later(tensor)()
 
     def stack_later(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """As :meth:`stack`, of what the function returns: the exchange goes on until that is called."""
+        """As :meth:`stack`, of what the function returns: the exchange goes on until that is called, or begins then."""
         if self.alone:
             return lambda: tensor[None]
+        if self.memory is not None and tensor.device.type == "cpu":
+            return partial(self.memory.stack, tensor)
         tensors = tensor.new_empty(self.world_size, *tensor.shape)
         work = dist.all_gather_into_tensor(tensors, tensor[None].contiguous(), async_op=True)
         assert work is not None
@@ -121,9 +129,21 @@ class Processes:
             return module
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.15 has another name for broadcast_buffers
-            return DistributedDataParallel(
+            learning = DistributedDataParallel(
                 module, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
             )
+        memory = self.memory
+        if memory is not None and all(memory.adds(parameter) for parameter in module.parameters()):
+            # Without annotations: those that DDP would take are types, not their names.
+            learning.register_comm_hook(memory, lambda memory, bucket: _averaged(bucket, self.world_size, memory))
+        return learning
+
+
+def _averaged(bucket: dist.GradBucket, world_size: int, memory: SharedMemory) -> torch.futures.Future[Tensor]:
+    """Some of the gradients, averaged over processes."""
+    averaged: torch.futures.Future[Tensor] = torch.futures.Future()
+    averaged.set_result(memory.add(bucket.buffer().div_(world_size)))
+    return averaged
 
 
 #: This process without others.
@@ -151,12 +171,14 @@ def joined(timeout_s: float = 600.0) -> Iterator[Processes]:
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
     processes = Processes(from_environment("RANK", 0), from_environment("WORLD_SIZE", 1))
-    with told_of_loss(processes):
-        dist.init_process_group(backend, timeout=timedelta(seconds=_checks.positive("timeout_s", timeout_s)))
-    try:
+    with ExitStack() as stack:
+        with told_of_loss(processes):
+            dist.init_process_group(backend, timeout=timedelta(seconds=_checks.positive("timeout_s", timeout_s)))
+            stack.callback(dist.destroy_process_group)
+            if not processes.alone:
+                memory = stack.enter_context(shared_memory(processes.rank, processes.world_size, timeout_s))
+                processes = replace(processes, memory=memory)
         yield processes
-    finally:
-        dist.destroy_process_group()
 
 
 def local_rank() -> int:
