@@ -1,7 +1,7 @@
 """``python -m bench.distributed``: several processes of one thread against one process of as many threads.
 
-The same trainings at the same batch sizes, on CPUs with gloo: images a second, and their ratio. Both sides run in turn,
-several times; medians are told.
+The same trainings at the same batch sizes, on CPUs: images a second, and their ratio. Both sides run in turn, several
+times; medians are told. And what a sum over the processes takes, by gloo and through the memory that they share.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ CASES: tuple[tuple[str, Shape, int, str, str, int], ...] = (
     ("hard-digits, teacher", (1, 28, 28), 64, "", "shift_robust_cnn", 300),
     ("3x64x64, HARD", (3, 64, 64), 64, "resnet10t", "resnet10t", 12),
 )
+#: Numbers that are summed: a loss and its parts, statistics of a batch norm, gradients of a small and a larger network.
+SIZES = (3, 256, 2**17, 2**22)
 
 
 def images(count: int, shape: Shape) -> LabelledImages:
@@ -80,13 +83,31 @@ def images_per_second(case: int, threads: int) -> float:
     return (len(times) - half - 1) * work.config.batch_size / (times[-1] - times[half])
 
 
-def measured(case: int, world_size: int, threads: int) -> float:
-    """:func:`images_per_second` of so many new processes."""
+def sum_microseconds(processes: Processes, size: int) -> float:
+    """Of a sum over the processes."""
+    numbers, times = torch.zeros(size), []
+    for _ in range(50):
+        start = time.perf_counter()
+        processes.merge(numbers)
+        times.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(times)
+
+
+def compare_sums() -> list[tuple[float, float]]:
+    """For each size, by gloo and through memory."""
+    torch.set_num_threads(1)
+    with joined() as processes:
+        ways = replace(processes, memory=None), processes
+        return [(sum_microseconds(ways[0], size), sum_microseconds(ways[1], size)) for size in SIZES]
+
+
+def answers(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
+    """What a function returns in each of so many new processes."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
-        rates = manager.list()
+        found = manager.list()
         processes = [
-            context.Process(target=_run, args=(environment, case, threads, rates))
+            context.Process(target=_call, args=(environment, found, function, arguments))
             for environment in environments(world_size)
         ]
         for process in processes:
@@ -95,7 +116,7 @@ def measured(case: int, world_size: int, threads: int) -> float:
             process.join()
         if any(process.exitcode for process in processes):
             raise RuntimeError("a process of the benchmark failed; the reason stands above")
-        return min(rates)
+        return list(found)
 
 
 def environments(world_size: int) -> Iterator[dict[str, str]]:
@@ -108,13 +129,13 @@ def environments(world_size: int) -> Iterator[dict[str, str]]:
         yield {"RANK": str(rank), "LOCAL_RANK": str(rank), **common} if world_size > 1 else {}
 
 
-def _run(environment: dict[str, str], case: int, threads: int, rates: Any) -> None:
+def _call(environment: dict[str, str], found: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
-    rates.append(images_per_second(case, threads))
+    found.append(function(*arguments))
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -128,10 +149,14 @@ def main() -> None:
         rates: dict[int, list[float]] = {1: [], count: []}
         for _ in range(arguments.rounds):
             for world_size, values in rates.items():
-                values.append(measured(case, world_size, count // world_size))
+                values.append(min(answers(images_per_second, world_size, case, count // world_size)))
         one, several = (statistics.median(values) for values in rates.values())
         ratio = statistics.median(b / a for a, b in zip(rates[1], rates[count], strict=True))
         print(f"{name:30s} {one:20,.0f} / s {several:22,.0f} / s {ratio:9.2f}", flush=True)
+    if arguments.filter in ("", "sums") and count > 1:
+        print(f"\n{f'sum over {count} processes':30s} {'gloo':>21s}   {'shared memory':>23s}")
+        for size, (gloo, memory) in zip(SIZES, answers(compare_sums, count)[0], strict=True):
+            print(f"{f'{size:,} numbers':30s} {gloo:18,.0f} us {memory:20,.0f} us", flush=True)
 
 
 if __name__ == "__main__":
