@@ -3,7 +3,6 @@
 #pragma once
 
 #include <poll.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -143,15 +142,11 @@ class SharedMemory {
   }
 
   void wait_for(int rank) const {
-    // Others are late by less than it takes to fall asleep and to be woken; who needs the core meanwhile gets it.
-    constexpr auto looking = std::chrono::microseconds(200);
-    for (int look = 0; look < 64; ++look) {
-      if (filled(rank)) return;
-    }
+    // Not longer, and without sched_yield: where others want the core, who yields it waits for all of their time
+    // slices, and who was asleep comes first when woken.
+    constexpr auto looking = std::chrono::microseconds(50);
     const Clock::time_point start = Clock::now();
-    while (Clock::now() - start < looking) {
-      if (filled(rank)) return;
-      sched_yield();
+    while (!filled(rank) && Clock::now() - start < looking) {
     }
     while (!filled(rank)) {
       sleep(rank);
