@@ -160,11 +160,15 @@ inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& b
     const Mask lane = {0, 1, 2, 3};
     const Mask used = lane < static_cast<decltype(lane[0] + 0)>(block.lanes);
     const std::int64_t fitting = run < 4 ? 0 : (run - 4) / block.channels + 1, whole = fitting < n ? fitting : n;
-    const T* pixel = source;
-    for (std::int64_t i = 0; i < whole; ++i, pixel += block.channels) {
-      store4(pixels + 4 * i, used ? load4(pixel) : Vec4<T>{});
+    const auto load = [&](std::int64_t i) __attribute__((always_inline)) {
+      return used ? load4(source + i * block.channels) : Vec4<T>{};
+    };
+    std::int64_t i = 0;
+    for (; i + 4 <= whole; i += 4) {
+      for (int k = 0; k < 4; ++k) store4(pixels + 4 * (i + k), load(i + k));
     }
-    for (std::int64_t i = whole; i < n; ++i) {
+    for (; i < whole; ++i) store4(pixels + 4 * i, load(i));
+    for (; i < n; ++i) {
       Vec4<T> last{};
       for (std::int64_t k = 0; k < block.lanes; ++k) last[k] = source[i * block.channels + k];
       store4(pixels + 4 * i, last);
