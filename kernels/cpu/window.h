@@ -123,23 +123,63 @@ inline Inside inside(std::int64_t first, std::int64_t count, std::int64_t length
   return {begin, end > begin ? end : begin};
 }
 
-// Channel layout.
+template <typename T>
+inline void fill_pixels(T* target, std::int64_t count, Vec4<T> value) {
+  for (std::int64_t i = 0; i < count; ++i) store4(target + 4 * i, value);
+}
+
+// Channel layout: load_row(j, n, pixels) brings the n pixels of the window's row j that lie in the image.
+template <typename T, typename LoadRow>
+inline void pack_rows(const Window& window, const Inside& rows, const Inside& columns, Vec4<T> outside, T* pixels,
+                      const LoadRow& load_row) {
+  const std::int64_t pitch = 4 * window.width, n = columns.end - columns.begin;
+  const Inside filled = n > 0 ? rows : Inside{window.height, window.height};
+  fill_pixels(pixels, filled.begin * window.width, outside);
+  for (std::int64_t j = filled.begin; j < filled.end; ++j) {
+    T* target = pixels + j * pitch;
+    fill_pixels(target, columns.begin, outside);
+    load_row(j, n, target + 4 * columns.begin);
+    fill_pixels(target + 4 * columns.end, window.width - columns.end, outside);
+  }
+  fill_pixels(pixels + filled.end * pitch, (window.height - filled.end) * window.width, outside);
+}
+
+template <int kLanes, typename T>
+inline void interleave_planes(const T* row, std::int64_t plane, std::int64_t n, T* pixels) {
+  const T* const rows[4] = {row, row + plane, row + 2 * plane, row + 3 * plane};
+  interleave_rows<kLanes>(rows, n, pixels);
+}
+
 template <typename T>
 inline void pack_channels(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
   const Vec4<T> outside = outside_pixel(source, block);
   const Inside columns = inside(window.x, window.width, source.width);
   const Inside rows = inside(window.y, window.height, source.height);
-  for (std::int64_t j = 0; j < window.height; ++j) {
-    T* target = ws.window + 4 * j * window.width;
-    const bool empty = j < rows.begin || j >= rows.end || columns.begin == columns.end;
-    const std::int64_t begin = empty ? window.width : columns.begin, end = empty ? window.width : columns.end;
-    for (std::int64_t i = 0; i < begin; ++i) store4(target + 4 * i, outside);
-    if (begin < end) {
-      const std::int64_t at =
-          source.offset + (window.y + j) * source.view.row + (window.x + begin) * source.view.column;
-      load_pixels(source.view, block, at, end - begin, ws.rows, target + 4 * begin);
-    }
-    for (std::int64_t i = end; i < window.width; ++i) store4(target + 4 * i, outside);
+  const ImageView<const void>& view = source.view;
+  const std::int64_t first = source.offset + window.y * view.row + (window.x + columns.begin) * view.column;
+  const auto pack = [&](const auto& load_row) __attribute__((always_inline)) {
+    pack_rows(window, rows, columns, outside, ws.window, load_row);
+  };
+  if (view.column != 1 || converts(block.dtype)) {
+    return pack([&](std::int64_t j, std::int64_t n, T* pixels) {
+      load_pixels(view, block, first + j * view.row, n, ws.rows, pixels);
+    });
+  }
+  // What lies ready in memory is asked nothing row by row, which short ones feel.
+  const T* const plane = static_cast<const T*>(view.data) + first + block.first * view.channel;
+  switch (block.lanes) {
+    case 2:
+      return pack([&](std::int64_t j, std::int64_t n, T* pixels) {
+        interleave_planes<2>(plane + j * view.row, view.channel, n, pixels);
+      });
+    case 3:
+      return pack([&](std::int64_t j, std::int64_t n, T* pixels) {
+        interleave_planes<3>(plane + j * view.row, view.channel, n, pixels);
+      });
+    default:
+      return pack([&](std::int64_t j, std::int64_t n, T* pixels) {
+        interleave_planes<4>(plane + j * view.row, view.channel, n, pixels);
+      });
   }
 }
 
@@ -149,8 +189,10 @@ inline void pad_row(const Source<T>& source, const ChannelBlock& block, const Wi
                     const Inside& columns, T* rows, T* target) {
   const std::int64_t y = window.y + j, n = columns.end - columns.begin;
   const Vec8<T> outside = splat8(source.outside(block.first));
-  for (std::int64_t i = 0; i <= window.width; i += 8) store8(target + i, outside);
-  if (y < 0 || y >= source.height || n == 0) return;
+  const bool empty = y < 0 || y >= source.height || n == 0;
+  for (std::int64_t i = 0; i < (empty ? window.width + 1 : columns.begin); i += 8) store8(target + i, outside);
+  if (empty) return;
+  for (std::int64_t i = columns.end; i <= window.width; i += 8) store8(target + i, outside);
   const std::int64_t at = source.offset + block.first * source.view.channel + y * source.view.row +
                           (window.x + columns.begin) * source.view.column;
   copy_row(row_as(block.dtype, source.view.data, at, source.view.column, n, rows), n, target + columns.begin);
