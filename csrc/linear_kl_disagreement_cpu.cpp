@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kBlockClasses = 1024;
 // Each part of a sum over classes takes memory of its own. Their number depends on the shapes alone, as do all bits.
 constexpr int64_t kMostParts = 8;
+// More rows are shared well by the BLAS.
+constexpr int64_t kMostRows = 512;
 
 // A part of a tensor along one dimension, as one that knows of no gradients and of no inference mode: the threads of a
 // parallel region know of neither, and would be refused to write where their caller may.
@@ -40,7 +42,8 @@ bool is_full_precision(const Tensor& tensor) {
 }
 
 int64_t blocks_of(int64_t classes, const Tensor& logits) {
-  return is_full_precision(logits) ? (classes + kBlockClasses - 1) / kBlockClasses : 1;
+  const bool few = is_full_precision(logits) && logits.size(0) <= kMostRows;
+  return few ? (classes + kBlockClasses - 1) / kBlockClasses : 1;
 }
 
 void linear_logits(const Tensor& features, const Tensor& weight, const std::optional<Tensor>& bias, Tensor logits) {
@@ -68,7 +71,9 @@ void logits_times_weight(const Tensor& logits, const Tensor& weight, Tensor prod
   STD_TORCH_CHECK(logits.dim() == 2 && weight.dim() == 2 && product.dim() == 2 && logits.size(1) == weight.size(0) &&
                       product.size(0) == logits.size(0) && product.size(1) == weight.size(1),
                   "the product must be [N, D] for logits [N, K] and weight [K, D]");
-  const int64_t classes = weight.size(0), count = std::min(blocks_of(classes, logits), kMostParts);
+  // All parts together are no larger than the logits.
+  const int64_t classes = weight.size(0), fitting = classes / std::max(weight.size(1), int64_t{1});
+  const int64_t count = std::min({blocks_of(classes, logits), kMostParts, fitting});
   if (count <= 1) return call("aten::mm", whole(logits), whole(weight), whole(product));
   const Tensor sums = torch::stable::empty({count, product.size(0), product.size(1)}, product.scalar_type(),
                                            std::nullopt, product.device());

@@ -60,6 +60,7 @@ class SharedMemory {
 
   // `to` [world_size, bytes] becomes what each process has at `from` [bytes].
   void gather(const char* from, char* to, std::size_t bytes) {
+    begin_exchange();
     for (std::size_t at = 0; at < bytes; at += kSlot) {
       const std::size_t size = std::min(kSlot, bytes - at);
       ++turn_;
@@ -67,6 +68,7 @@ class SharedMemory {
       meet(size);
       for (int rank = 0; rank < world_size_; ++rank) std::memcpy(to + rank * bytes + at, slot<char>(rank, turn_), size);
     }
+    unfinished_ = false;
   }
 
   // `values` [count] become their sums over the processes, added in the order of ranks, so that all get the same bits.
@@ -74,6 +76,7 @@ class SharedMemory {
   template <typename T>
   void sum(T* values, std::size_t count) {
     constexpr std::size_t most = kSlot / sizeof(T);
+    begin_exchange();
     for (std::size_t at = 0; at < count; at += most) {
       const std::size_t size = std::min(most, count - at);
       const auto part = [&](int rank) { return size * rank / world_size_; };
@@ -93,6 +96,7 @@ class SharedMemory {
         std::copy(slot<T>(rank, turn_) + part(rank), slot<T>(rank, turn_) + part(rank + 1), values + at + part(rank));
       }
     }
+    unfinished_ = false;
   }
 
   // Tells the others that this process takes part no more.
@@ -120,6 +124,12 @@ class SharedMemory {
   template <typename T>
   T* slot(int rank, std::uint32_t turn) const {
     return reinterpret_cast<T*>(begin_ + slots_begin(world_size_) + (2 * rank + turn % 2) * kSlot);
+  }
+
+  // After an exception in the middle of an exchange the others would take this process's next numbers for its last.
+  void begin_exchange() {
+    if (unfinished_) throw LostProcess("process " + std::to_string(rank_) + " did not finish an exchange before this");
+    unfinished_ = true;
   }
 
   // Says that this process's slot is filled, and waits until all are.
@@ -196,6 +206,7 @@ class SharedMemory {
   const std::chrono::duration<double> timeout_;
   const std::function<void()> interrupt_;
   std::uint32_t turn_ = 0;
+  bool unfinished_ = false;
 };
 
 }  // namespace hardfast

@@ -155,12 +155,17 @@ def interrupted(processes: Processes) -> str:
     try:
         processes.stack(torch.ones(1))
     except KeyboardInterrupt:
-        return "interrupted"
+        pass
+    try:
+        processes.stack(torch.ones(1))
+    except dist.DistNetworkError as error:
+        return str(error)
     return "never"
 
 
-def test_a_wait_ends_by_a_signal(tmp_path):
-    assert together.answers(interrupted, 2, tmp_path)[0] == "interrupted"
+def test_a_wait_ends_by_a_signal_and_no_exchange_follows(tmp_path):
+    told = together.answers(interrupted, 2, tmp_path)[0]
+    assert "process 0 did not finish an exchange before this" in told
 
 
 def differ(processes: Processes) -> str:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 __all__ = ["SharedMemory", "shared_memory"]
 
+NAME = "hardfast"  # of the memory, among the descriptors of a process
+
 
 class SharedMemory:
     """Exchanges tensors of CPUs in microseconds, where gloo's sockets and the threads behind them take a millisecond.
@@ -71,7 +73,7 @@ def shared_memory(rank: int, world_size: int, timeout_s: float) -> Iterator[Shar
 
 
 def _mapped(rank: int, world_size: int, timeout_s: float, files: ExitStack) -> Any:
-    """The memory, or None: on several machines, on another system, or where a sandbox forbids it."""
+    """The memory, or None: on several machines, on another system, or where it is not permitted."""
 
     def kept(file: int) -> int:
         files.callback(os.close, file)
@@ -83,7 +85,7 @@ def _mapped(rank: int, world_size: int, timeout_s: float, files: ExitStack) -> A
 
         place = Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")
         if rank == 0:
-            file = kept(os.memfd_create("hardfast"))
+            file = kept(os.memfd_create(NAME))
             os.ftruncate(file, Memory.size(world_size))
     except (AttributeError, ImportError, OSError):
         place = None
@@ -92,7 +94,11 @@ def _mapped(rank: int, world_size: int, timeout_s: float, files: ExitStack) -> A
         return None
     try:
         if file is None:
-            file = kept(os.open(f"/proc/{found[0][1]}/fd/{found[0][2]}", os.O_RDWR | os.O_CLOEXEC))
+            path = f"/proc/{found[0][1]}/fd/{found[0][2]}"
+            # Machines that are clones of one another tell the same of themselves.
+            if not os.readlink(path).startswith(f"/memfd:{NAME}"):
+                return None
+            file = kept(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         lives = [kept(os.pidfd_open(process)) for _, process, _ in found]
         return Memory(file, rank, lives, timeout_s)
     except (AttributeError, OSError, RuntimeError):
