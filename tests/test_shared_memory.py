@@ -152,10 +152,8 @@ def interrupted(processes: Processes) -> str:
 
     signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
-    try:
+    with suppress(KeyboardInterrupt):
         processes.stack(torch.ones(1))
-    except KeyboardInterrupt:
-        pass
     try:
         processes.stack(torch.ones(1))
     except dist.DistNetworkError as error:
