@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import together
@@ -234,3 +237,11 @@ def test_nothing_is_left_behind(tmp_path):
 def test_wrong_ranks_are_refused():
     with pytest.raises(ValueError, match="rank must be"):
         _native.SharedMemory(0, 2, [0, 0], 1.0)
+
+
+def test_a_copy_exchanges_with_the_same_processes_and_what_is_loaded_elsewhere_maps_nothing():
+    memory = SharedMemory(SimpleNamespace(sum_float32=None, sum_float64=None), 3)
+    processes = Processes(1, 3, memory)
+    assert copy.deepcopy([processes])[0].memory is memory
+    loaded = pickle.loads(pickle.dumps(processes))
+    assert (loaded, loaded.memory) == (processes, None)

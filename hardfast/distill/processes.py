@@ -52,6 +52,12 @@ class Processes:
         if self.rank >= self.world_size:
             raise ValueError(f"rank must be below world_size, {self.world_size}, got {self.rank}")
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Processes:
+        return self  # the copy of a network exchanges with the same processes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Processes, (self.rank, self.world_size)  # where it is loaded, the memory is not mapped
+
     @property
     def alone(self) -> bool:
         """Whether there is no other."""

@@ -31,9 +31,6 @@ class SharedMemory:
         self._memory, self._world_size = memory, world_size
         self._sums = {torch.float32: memory.sum_float32, torch.float64: memory.sum_float64}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedMemory:
-        return self  # the copy of a network exchanges with the same processes
-
     def stack(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes, by rank, ``[world_size, ...]``."""
         tensor = tensor.contiguous()
