@@ -182,7 +182,8 @@ def joined(timeout_s: float = 600.0) -> Iterator[Processes]:
             dist.init_process_group(backend, timeout=timedelta(seconds=_checks.positive("timeout_s", timeout_s)))
             stack.callback(dist.destroy_process_group)
             if not processes.alone:
-                memory = stack.enter_context(shared_memory(processes.rank, processes.world_size, timeout_s))
+                place = processes.rank, processes.world_size
+                memory = stack.enter_context(shared_memory(*place, timeout_s, processes.gather))
                 processes = replace(processes, memory=memory)
         yield processes
 

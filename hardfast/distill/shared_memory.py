@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 __all__ = ["SharedMemory", "shared_memory"]
@@ -49,8 +48,10 @@ class SharedMemory:
 
 
 @contextmanager
-def shared_memory(rank: int, world_size: int, timeout_s: float) -> Iterator[SharedMemory | None]:
-    """Memory of the processes of ``torch.distributed``, which must all come here; None where they cannot share any.
+def shared_memory(
+    rank: int, world_size: int, timeout_s: float, gather: Callable[[Any], list[Any]]
+) -> Iterator[SharedMemory | None]:
+    """Memory of some processes, which must all come here; None where they cannot share any.
 
     It has no name, so that nothing is left behind: the others open the descriptor that the first process has of it.
 
@@ -58,10 +59,11 @@ def shared_memory(rank: int, world_size: int, timeout_s: float) -> Iterator[Shar
         rank: of this process.
         world_size: how many there are.
         timeout_s: how long an exchange waits for another process.
+        gather: what each process gives it, by rank.
     """
     with ExitStack() as files:
-        memory = _mapped(rank, world_size, timeout_s, files)
-        everywhere = all(_gathered(memory is not None, world_size))
+        memory = _mapped(rank, world_size, timeout_s, gather, files)
+        everywhere = all(gather(memory is not None))
         if memory is None or not everywhere:
             yield None
             return
@@ -69,7 +71,7 @@ def shared_memory(rank: int, world_size: int, timeout_s: float) -> Iterator[Shar
         yield SharedMemory(memory, world_size)
 
 
-def _mapped(rank: int, world_size: int, timeout_s: float, files: ExitStack) -> Any:
+def _mapped(rank: int, world_size: int, timeout_s: float, gather: Callable[[Any], list[Any]], files: ExitStack) -> Any:
     """The memory, or None: on several machines, on another system, or where it is not permitted."""
 
     def kept(file: int) -> int:
@@ -86,7 +88,7 @@ def _mapped(rank: int, world_size: int, timeout_s: float, files: ExitStack) -> A
             os.ftruncate(file, Memory.size(world_size))
     except (AttributeError, ImportError, OSError):
         place = None
-    found = _gathered((place, os.getpid(), file), world_size)
+    found = gather((place, os.getpid(), file))
     if place is None or any(theirs != place for theirs, *_ in found):
         return None
     try:
@@ -100,9 +102,3 @@ def _mapped(rank: int, world_size: int, timeout_s: float, files: ExitStack) -> A
         return Memory(file, rank, lives, timeout_s)
     except (AttributeError, OSError, RuntimeError):
         return None
-
-
-def _gathered(value: Any, world_size: int) -> list[Any]:
-    values = [None] * world_size
-    dist.all_gather_object(values, value)
-    return values
