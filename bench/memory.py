@@ -8,14 +8,23 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from hardfast.ops import keep_memory
+
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler tells of every start and stop otherwise
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most that PyTorch's CPU allocator has handed out at a time during a call, inputs not counted."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = function()
-    del result
+    """The most that PyTorch's CPU allocator has handed out at a time during a call, inputs not counted.
+
+    All results come from that allocator meanwhile: it does not count the memory that the ops keep.
+    """
+    kept = keep_memory(0)
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            result = function()
+        del result
+    finally:
+        keep_memory(kept)
     live = peak = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":

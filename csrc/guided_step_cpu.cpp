@@ -1,5 +1,5 @@
 #include "../kernels/cpu/isa.h"
-#include "large_pages.h"
+#include "result_memory.h"
 #include "tensor_args.h"
 
 namespace hardfast {
@@ -56,12 +56,9 @@ class Inputs {
 
 // An output [B, n], or [0] where it is not wanted.
 Tensor output(const Tensor& like, bool wanted, Samples<void>& samples) {
-  const std::vector<int64_t> size = wanted ? std::vector<int64_t>{like.size(0), like.size(1)} : std::vector<int64_t>{0};
-  const Tensor result = empty_vector(like, size, like.scalar_type());
-  if (wanted) {
-    ask_for_large_pages(result);
-    samples = {result.mutable_data_ptr(), like.size(1)};
-  }
+  if (!wanted) return empty_vector(like, {0}, like.scalar_type());
+  const Tensor result = empty_result(like, {like.size(0), like.size(1)});
+  samples = {result.mutable_data_ptr(), like.size(1)};
   return result;
 }
 

@@ -5,6 +5,7 @@
 
 #include "../kernels/row_params.h"
 #include "large_pages.h"
+#include "result_memory.h"
 #include "tensor_args.h"
 
 namespace hardfast {
@@ -91,10 +92,7 @@ std::tuple<Tensor, Tensor> rows_backward(Params& p, const RowKernels<Params>& ke
   STD_TORCH_CHECK(row_stats.is_contiguous() && row_stats.numel() == p.rows * stats && row_stats.scalar_type() == type,
                   "row_stats must come from the forward");
   const auto gradient = [&](bool wanted) {
-    const std::vector<int64_t> size = wanted ? std::vector<int64_t>{p.rows, p.classes} : std::vector<int64_t>{0};
-    const Tensor result = empty_vector(student, size, student.scalar_type());
-    ask_for_large_pages(result);
-    return result;
+    return wanted ? empty_result(student, {p.rows, p.classes}) : empty_vector(student, {0}, student.scalar_type());
   };
   Tensor grad_student = gradient(output_mask.at(0)), grad_teacher = gradient(output_mask.at(1));
   p.row_stats = row_stats.mutable_data_ptr();

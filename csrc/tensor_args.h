@@ -64,10 +64,9 @@ inline Tensor empty_image(const Tensor& image, int64_t batch, int64_t height, in
 }
 
 // By the entry for strided tensors: the general one looks its operator up by name, which small calls feel.
-inline Tensor empty_vector(const Tensor& like, std::vector<int64_t> size, ScalarType type) {
+inline Tensor empty_strided(const Tensor& like, const std::vector<int64_t>& size, const std::vector<int64_t>& strides,
+                            ScalarType type) {
   using torch::stable::detail::from;
-  std::vector<int64_t> strides(size.size(), 1);
-  for (std::size_t k = size.size(); k-- > 1;) strides[k - 1] = strides[k] * (size[k] > 0 ? size[k] : 1);
   std::int32_t device_type = 0, device_index = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
@@ -76,6 +75,16 @@ inline Tensor empty_vector(const Tensor& like, std::vector<int64_t> size, Scalar
                                                          torch::stable::detail::to<std::int32_t>(from(type)),
                                                          device_type, device_index, &result));
   return Tensor(result);
+}
+
+inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& size) {
+  std::vector<int64_t> strides(size.size(), 1);
+  for (std::size_t k = size.size(); k-- > 1;) strides[k - 1] = strides[k] * (size[k] > 0 ? size[k] : 1);
+  return strides;
+}
+
+inline Tensor empty_vector(const Tensor& like, const std::vector<int64_t>& size, ScalarType type) {
+  return empty_strided(like, size, contiguous_strides(size), type);
 }
 
 }  // namespace hardfast

@@ -1,5 +1,5 @@
 #include "../kernels/cpu/isa.h"
-#include "large_pages.h"
+#include "result_memory.h"
 #include "warp_args.h"
 
 namespace hardfast {
@@ -17,9 +17,8 @@ void run(const WarpParams& p, const WarpScratch& scratch, WarpRange* range, int6
 }
 
 Tensor forward(WarpParams p, const Tensor& image) {
-  Tensor output = empty_image(image, p.batch, p.out_height, p.out_width);
+  const Tensor output = empty_image_result(image, p.batch, p.out_height, p.out_width);
   if (output.numel() == 0) return output;
-  ask_for_large_pages(output);
   p.output = mutable_image_view(output);
   const int64_t pixels = output.numel() * p.samples_y * p.samples_x;
   run(p, {}, cpu_kernels().warp.forward, p.batch * output_tiling(p).count(), pixels);
@@ -28,9 +27,8 @@ Tensor forward(WarpParams p, const Tensor& image) {
 
 // The gradient of a parameter: uninitialised; of no elements where it is not wanted.
 Tensor empty_grad(const Tensor& parameter, bool wanted) {
-  Sizes size = {0};
-  if (wanted) size.assign(parameter.sizes().begin(), parameter.sizes().end());
-  return empty_vector(parameter, size, parameter.scalar_type());
+  if (!wanted) return empty_vector(parameter, {0}, parameter.scalar_type());
+  return empty_result(parameter, Sizes(parameter.sizes().begin(), parameter.sizes().end()));
 }
 
 Tensor empty_grad(const OptionalTensor& parameter, bool wanted, const Tensor& image) {
@@ -48,12 +46,11 @@ void zero(const Tensor& tensor) {
 
 Tensor grad_image(WarpParams& p, const Tensor& image, bool wanted, int64_t pixels) {
   if (!wanted) return empty_vector(image, {0}, image.scalar_type());
-  const Tensor grad = empty_image(image, p.image_count, p.height, p.width);
+  const Tensor grad = empty_image_result(image, p.image_count, p.height, p.width);
   if (grad.numel() == 0 || pixels == 0) {
     zero(grad);
     return grad;
   }
-  ask_for_large_pages(grad);
   p.grad_image = mutable_image_view(grad);
   const WarpKernels& kernels = cpu_kernels().warp;
   std::vector<Reach> reaches;

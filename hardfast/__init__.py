@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hardfast.ops.distillation_loss import distillation_loss
     from hardfast.ops.flow_warp import flow_warp
     from hardfast.ops.guided_step import guided_step
+    from hardfast.ops.keep_memory import keep_memory
     from hardfast.ops.kl_disagreement import kl_disagreement
     from hardfast.ops.linear_kl_disagreement import linear_kl_disagreement
     from hardfast.ops.projective_warp import projective_warp
@@ -29,6 +30,7 @@ __all__ = [
     "flow_warp",
     "geometry",
     "guided_step",
+    "keep_memory",
     "kl_disagreement",
     "linear_kl_disagreement",
     "projective_warp",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hardfast import ops, reference
 
-OPS = [name for name in ops.__all__ if name not in ("backends", "load_backends")]
+OPS = [name for name in ops.__all__ if name not in ("backends", "keep_memory")]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 

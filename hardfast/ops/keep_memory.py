@@ -1,0 +1,34 @@
+"""How much memory the ops keep for their next results, on the CPU."""
+
+from __future__ import annotations
+
+import torch
+
+from hardfast.ops import _checks
+from hardfast.ops._library import LIBRARY, load_errors
+
+LIBRARY.define("_keep_memory(int max_bytes) -> int")
+
+
+def keep_memory(max_bytes: int) -> int:
+    """Sets how much memory of results that are no longer used the ops keep for their next ones, on the CPU.
+
+    Results of a megabyte and more lie in memory of the library's own, in large pages where the system has them: to
+    write to fresh memory takes longer than most ops. Such tensors differ from others in two ways: ``resize_`` cannot
+    enlarge them, like those of ``torch.from_numpy``, and PyTorch's profiler does not count their bytes.
+
+    Args:
+        max_bytes: for the whole process, >= 0; 128 MiB at first. With 0 nothing is kept, and all results come from
+            PyTorch's allocator, as they always do on other systems than Linux and before PyTorch 2.11.
+
+    Returns:
+        How much it was before; 0 where the compiled ops or this memory are not available.
+
+    Raises:
+        ValueError: ``max_bytes`` is no whole number, or negative.
+    """
+    _checks.integer("max_bytes", max_bytes, 0)
+    if load_errors["_ops_cpu"] is not None:
+        return 0
+    previous: int = torch.ops.hardfast._keep_memory(max_bytes)
+    return previous
