@@ -6,6 +6,12 @@
 
 HARDFAST_BEGIN
 
+// Displacements of a run of output pixels, in normalised units.
+template <typename T>
+struct Displacements {
+  const T *x, *y;
+};
+
 // Control rows whose sums an item collects.
 struct ControlRows {
   std::int64_t begin, end;
@@ -39,29 +45,30 @@ class FlowRows {
     for (int axis = 0; axis < 2; ++axis) {
       for (std::int64_t i = rows.begin; i < rows.end; ++i) {
         const T* row = flow_ + axis * p_.flow.channel + i * p_.flow.row + columns.begin * p_.flow.column;
-        widen_row(row, p_.flow.column, count, ws_.map_x);
-        along[axis].add(ws_.map_x, count);
+        along[axis].add(in_one_run(row, count, ws_.map_x), count);
       }
     }
-    x = {static_cast<double>(along[0].least), static_cast<double>(along[0].most)};
-    y = {static_cast<double>(along[1].least), static_cast<double>(along[1].most)};
-    return !along[0].unordered && !along[1].unordered;
+    x = along[0].range();
+    y = along[1].range();
+    return !along[0].unordered() && !along[1].unordered();
   }
 
-  // Displacements of a run in normalised units: ws.map_x, ws.map_y.
-  void evaluate(double column, double row, std::int64_t n) const {
+  // Of a run: in place where memory holds them so and n is a number of whole vectors, else in ws.map_x and ws.map_y.
+  Displacements<T> evaluate(double column, double row, std::int64_t n) const {
     if (dense_) {
       const T* at =
           flow_ + static_cast<std::int64_t>(row) * p_.flow.row + static_cast<std::int64_t>(column) * p_.flow.column;
+      if (p_.flow.column == 1 && n % 8 == 0) return {at, at + p_.flow.channel};
       widen_row(at, p_.flow.column, n, ws_.map_x);
       widen_row(at + p_.flow.channel, p_.flow.column, n, ws_.map_y);
-      return;
+      return {ws_.map_x, ws_.map_y};
     }
     for (std::int64_t k = 0; k < n;) {
       const std::int64_t part = line_length(n - k);
       evaluate_line(column + static_cast<double>(k), row, part, ws_.map_x + k, ws_.map_y + k);
       k += part;
     }
+    return {ws_.map_x, ws_.map_y};
   }
 
   // Rows first: the weights along a column of the output differ from row to row, those along a row do not. What falls
@@ -106,23 +113,44 @@ class FlowRows {
   }
 
  private:
+  // The least and the largest of many values, by lanes.
   struct Extremes {
-    T least = static_cast<T>(__builtin_inf()), most = -least;
-    std::int32_t unordered = 0;  // there was a NaN
+    Vec8<T> least = splat8(static_cast<T>(__builtin_inf())), most = -least;
+    decltype(least != least) unequal{};  // to itself: NaN
 
-    void add(const T* __restrict values, std::int64_t n) {
-      T low = least, high = most;
-      const std::int32_t count = static_cast<std::int32_t>(n);
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(| : unordered)
-      for (std::int32_t k = 0; k < count; ++k) {
-        low = values[k] < low ? values[k] : low;
-        high = values[k] > high ? values[k] : high;
-        unordered |= values[k] == values[k] ? 0 : 1;
+    void add(const T* values, std::int64_t n) {
+      for (std::int64_t k = 0; k + 8 <= n; k += 8) add(load8(values + k));
+      if (n % 8 != 0 && n > 8) add(load8(values + n - 8));  // overlaps those before
+      for (std::int64_t k = 0; n < 8 && k < n; ++k) add(splat8(values[k]));
+    }
+
+    void add(Vec8<T> values) {
+      least = values < least ? values : least;
+      most = values > most ? values : most;
+      unequal |= values != values;
+    }
+
+    Range range() const {
+      Range range = {__builtin_inf(), -__builtin_inf()};
+      for (int lane = 0; lane < 8; ++lane) {
+        widen_range(static_cast<double>(least[lane]), range);
+        widen_range(static_cast<double>(most[lane]), range);
       }
-      least = low;
-      most = high;
+      return range;
+    }
+
+    bool unordered() const {
+      bool any = false;
+      for (int lane = 0; lane < 8; ++lane) any |= unequal[lane] != 0;
+      return any;
     }
   };
+
+  const T* in_one_run(const T* row, std::int64_t n, T* buffer) const {
+    if (p_.flow.column == 1) return row;
+    widen_row(row, p_.flow.column, n, buffer);
+    return buffer;
+  }
 
   // Weights and first taps of the control columns of a run, from the first column that any of it touches.
   struct ControlColumns {

@@ -104,4 +104,9 @@ inline bool window_axis(const WarpParams& p, Range range, std::int64_t length, s
   return true;
 }
 
+// Whether a window holds the bilinear taps of all positions of a range, with half a pixel for their rounding.
+inline bool holds_cells(std::int64_t first, std::int64_t count, const Range& range) {
+  return range.low - 0.5 >= static_cast<double>(first) && range.high + 0.5 < static_cast<double>(first + count - 1);
+}
+
 HARDFAST_END

@@ -72,13 +72,9 @@ class CoordinateMap {
       y[k] = start_y + static_cast<double>(k) * step_y;
     }
     if (p_.map == Map::kAffine) return;
-    if (p_.map == Map::kFlow) {
-      flow_.evaluate(column, row, n);
-    } else {
-      evaluate_spline(u, v, n);
-    }
+    const Displacements<T> by = p_.map == Map::kFlow ? flow_.evaluate(column, row, n) : evaluate_spline(u, v, n);
     const double half_x = scale_.x.half_extent, half_y = scale_.y.half_extent;
-    const T* __restrict map_x = ws_.map_x, * __restrict map_y = ws_.map_y;
+    const T* __restrict map_x = by.x, * __restrict map_y = by.y;
     for (std::int32_t k = 0; k < count; ++k) {
       x[k] += half_x * static_cast<double>(map_x[k]);
       y[k] += half_y * static_cast<double>(map_y[k]);
@@ -134,13 +130,9 @@ class CoordinateMap {
   // A dense flow: every output pixel is a control point of its own.
   void store_dense(std::int64_t sample, std::int64_t x, std::int64_t y, std::int64_t n, bool first) const {
     const std::int64_t area = p_.flow_height * p_.flow_width;
-    T* target_x = static_cast<T*>(p_.grad_flow) + 2 * sample * area + y * p_.flow_width + x;
-    T* target_y = target_x + area;
-    const T half_x = static_cast<T>(scale_.x.half_extent), half_y = static_cast<T>(scale_.y.half_extent);
-    for (std::int64_t k = 0; k < n; ++k) {
-      target_x[k] = half_x * ws_.grad_x[k] + (first ? T(0) : target_x[k]);
-      target_y[k] = half_y * ws_.grad_y[k] + (first ? T(0) : target_y[k]);
-    }
+    T* target = static_cast<T*>(p_.grad_flow) + 2 * sample * area + y * p_.flow_width + x;
+    store_scaled(ws_.grad_x, static_cast<T>(scale_.x.half_extent), n, first, target);
+    store_scaled(ws_.grad_y, static_cast<T>(scale_.y.half_extent), n, first, target + area);
   }
 
   // Turns the sums of a map into the gradients to its parameters, and those of a band of a flow.
@@ -182,13 +174,23 @@ class CoordinateMap {
             scale.half_extent * (one + 1.0) - scale.offset};
   }
 
+  static void store_scaled(const T* values, T scale, std::int64_t n, bool first, T* target) {
+    std::int64_t k = 0;
+    if (first) {
+      for (; k + 8 <= n; k += 8) store8(target + k, load8(values + k) * scale);
+    } else {
+      for (; k + 8 <= n; k += 8) store8(target + k, load8(target + k) + load8(values + k) * scale);
+    }
+    for (; k < n; ++k) target[k] = (first ? T(0) : target[k]) + scale * values[k];
+  }
+
   static void copy_sums(const double* sums, std::int64_t count, void* target, std::int64_t map) {
     if (!target) return;
     T* values = static_cast<T*>(target) + map * count;
     for (std::int64_t i = 0; i < count; ++i) values[i] = static_cast<T>(sums[i]);
   }
 
-  void evaluate_spline(double u, double v, std::int64_t n) const {
+  Displacements<T> evaluate_spline(double u, double v, std::int64_t n) const {
     T* __restrict x = ws_.map_x, * __restrict y = ws_.map_y, * __restrict across = ws_.map_u;
     const std::int32_t count = static_cast<std::int32_t>(n);
     for (std::int32_t k = 0; k < count; ++k) {
@@ -208,6 +210,7 @@ class CoordinateMap {
         y[k] += weight_y * value;
       }
     }
+    return {x, y};
   }
 
   // The sums of three forms: plain, times u, times v; counted from u and v they were plain, times column, times row.

@@ -85,6 +85,7 @@ class Sampler {
     const double pixels = static_cast<double>(tile.area()) * static_cast<double>(subsamples_);
     const bool bounded = window_axis<kMode>(p_, x, p_.width, window_.x, window_.width) &&
                          window_axis<kMode>(p_, y, p_.height, window_.y, window_.height);
+    in_window_ = computed_ && holds_cells(window_.x, window_.width, x) && holds_cells(window_.y, window_.height, y);
     // Eight pixels packed for each one computed cost about as much as four scattered loads a channel.
     const double area = static_cast<double>(window_.width) * static_cast<double>(window_.height);
     if (!bounded || area > 8 * pixels + 1024) return visit_cells(row);
@@ -285,9 +286,16 @@ class Sampler {
   void locate_row(double column, double row, i64 n, i64 at) {
     if constexpr (kFixed) {
       if (p_.map == Map::kFlow) {
-        map_.flow().evaluate(column, row, n);
-        locate_displaced(line(column, row, window_), steps_x_, steps_y_, map_.half_x(), map_.half_y(), n, at, frame_,
-                         ws_);
+        const Displacements<T> by = map_.flow().evaluate(column, row, n);
+        const LinePositions undisplaced = line(column, row, window_);
+        const float half_x = map_.half_x(), half_y = map_.half_y();
+        if (!lies_on_pixels(undisplaced)) {
+          locate_displaced(undisplaced, steps_x_, steps_y_, by, half_x, half_y, n, at, frame_, ws_);
+        } else if (in_window_) {
+          locate_around_pixels<false>(undisplaced, by, half_x, half_y, n, at, frame_, ws_);
+        } else {
+          locate_around_pixels<true>(undisplaced, by, half_x, half_y, n, at, frame_, ws_);
+        }
         if (Pad::kBends) fill_slopes(n, at);
         return;
       }
@@ -459,7 +467,7 @@ class Sampler {
   Window window_{};
   Frame frame_{};
   i64 pitch_ = 0, rows_ = 1;
-  bool in_cells_ = false, computed_ = false, straight_ = false;
+  bool in_cells_ = false, computed_ = false, straight_ = false, in_window_ = false;
 };
 
 HARDFAST_END
