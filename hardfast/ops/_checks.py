@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hardfast.ops._library import LIBRARY
 from hardfast.ops._transforms import transforms_active
+
+LIBRARY.define("_are_finite(Tensor values) -> bool")
+LIBRARY.impl("_are_finite", lambda values: bool(torch.isfinite(values).all()), "CompositeExplicitAutograd")
+_are_finite = torch.ops.hardfast._are_finite.default
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -87,6 +92,6 @@ def finite(name: str, value: Tensor, at_most: int | None = None) -> None:
     """
     if not inspectable(value) or (at_most is not None and value.numel() > at_most):
         return
-    # A sum of finite numbers may overflow, but one with NaN or infinity is never finite: few need the second look.
-    if not math.isfinite(value.detach().sum()) and not bool(torch.isfinite(value.detach()).all()):
-        raise ValueError(f"{name} must be finite, got NaN or infinity in {value.detach()}")
+    with torch._C._AutoDispatchBelowAutograd():
+        if not _are_finite(value):
+            raise ValueError(f"{name} must be finite, got NaN or infinity in {value.detach()}")
