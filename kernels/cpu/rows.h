@@ -66,13 +66,18 @@ inline void commit_row(DType dtype, void* data, std::int64_t offset, const float
 inline void commit_row(DType /*dtype*/, void* /*data*/, std::int64_t /*offset*/, const double* /*row*/,
                        std::int64_t /*n*/) {}
 
+// Calls function(i) for eight elements from i on, until all n were among them: the last eight overlap those before. Of
+// fewer than eight there are eight all the same.
+template <typename Function>
+__attribute__((always_inline)) inline void for_each_eight(std::int64_t n, const Function& function) {
+  for (std::int64_t i = 0; i < n - 7; i += 8) function(i);
+  if (n % 8 != 0) function(n < 8 ? 0 : n - 8);
+}
+
 template <typename T>
 inline void copy_row(const T* source, std::int64_t n, T* target) {
-  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
-    const std::int64_t i = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
-    store8(target + i, load8(source + i));
-  }
-  for (std::int64_t i = 0; n < 8 && i < n; ++i) target[i] = source[i];
+  if (n >= 8) return for_each_eight(n, [&](std::int64_t i) { store8(target + i, load8(source + i)); });
+  for (std::int64_t i = 0; i < n; ++i) target[i] = source[i];
 }
 
 // Rows become n pixels of four lanes; lanes beyond the rows are zero.

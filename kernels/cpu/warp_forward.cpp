@@ -59,7 +59,7 @@ void forward_tile(const WarpParams& p, i64 sample, const Tile& tile, Tag<Sampler
     sampler.locate(block, y, 0);
     if (kMode != Mode::kBicubic && block.lanes == 1 && p.output.column == 1) {
       T* row = row_target(p.dtype, p.output.data, at + block.first * p.output.channel, ws.pixels);
-      sample_taps<kNearest>(n, ws, row);
+      sample_plane<kNearest>(n, sampler.pitch(), ws, row);
       commit_row(p.dtype, p.output.data, at + block.first * p.output.channel, row, n);
     } else if (kMode != Mode::kBicubic && is_interleaved(p.output, p.channels) && p.channels <= 4) {
       T* pixels = row_target(p.dtype, p.output.data, at, ws.rows);

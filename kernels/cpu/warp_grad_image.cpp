@@ -57,7 +57,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   void add_sample(const ChannelBlock& block, const Window& tile, const Reach* reaches) {
     tile_ = tile;
     window_ = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
-    frame_ = sampler_.frame_of(window_);
+    frame_ = sampler_.frame_of(window_, 4);
     if (p_.map == Map::kAffine) return add_rows(block);
     const Tiling tiling = reach_tiling(p_);
     for (i64 i = 0; i < tiling.count(); ++i) {

@@ -109,15 +109,19 @@ HARDFAST_HD Taps<Vec4<T>> channel_taps(const T* cell, std::int64_t pitch) {
   return {load4(cell), load4(cell + 4), load4(cell + 4 * pitch), load4(cell + 4 * pitch + 4)};
 }
 
-// Eight cells in tap layout, turned into one vector of pixels a tap.
+// Eight cells of a plane, turned into one vector of pixels a tap; `lower` is the plane's second row.
 template <typename T>
-HARDFAST_HD Taps<Vec8<T>> pixel_taps(const T* window, const std::int32_t* index) {
-  Vec8<T> cells[4];
-  for (int i = 0; i < 4; ++i) {
-    cells[i] = join<T>(load4(window + std::int64_t{index[i]}), load4(window + std::int64_t{index[i + 4]}));
-  }
-  transpose_halves(cells[0], cells[1], cells[2], cells[3]);
-  return {cells[0], cells[1], cells[2], cells[3]};
+HARDFAST_HD Taps<Vec8<T>> plane_taps(const T* upper, const T* lower, const std::int32_t* index) {
+  const std::int64_t a = index[0], b = index[1], c = index[2], d = index[3];
+  const std::int64_t e = index[4], f = index[5], g = index[6], h = index[7];
+  const Vec8<T> upper_a = load_pairs(upper + a, upper + b, upper + e, upper + f);
+  const Vec8<T> lower_a = load_pairs(lower + a, lower + b, lower + e, lower + f);
+  const Vec8<T> upper_b = load_pairs(upper + c, upper + d, upper + g, upper + h);
+  const Vec8<T> lower_b = load_pairs(lower + c, lower + d, lower + g, lower + h);
+  return {__builtin_shufflevector(upper_a, upper_b, 0, 2, 8, 10, 4, 6, 12, 14),
+          __builtin_shufflevector(upper_a, upper_b, 1, 3, 9, 11, 5, 7, 13, 15),
+          __builtin_shufflevector(lower_a, lower_b, 0, 2, 8, 10, 4, 6, 12, 14),
+          __builtin_shufflevector(lower_a, lower_b, 1, 3, 9, 11, 5, 7, 13, 15)};
 }
 
 // The left and the right taps of pixel k, of four channels each, blended from their upper to their lower ones.
@@ -215,20 +219,18 @@ inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>
   }
 }
 
-// Forward, tap layout: n values of one channel.
+// Forward: n values of one channel, from a plane.
 template <bool kNearest, typename T>
-inline void sample_taps(std::int64_t n, const Workspace<T>& ws, T* target) {
+inline void sample_plane(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* target) {
+  const T *const upper = ws.window, *const lower = ws.window + pitch;
   const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
-    const Taps<Vec8<T>> taps = pixel_taps(ws.window, ws.column + k);
+    const Taps<Vec8<T>> taps = plane_taps(upper, lower, ws.column + k);
     return kNearest ? taps.v00 : bilinear(taps, load8(ws.x + k), load8(ws.y + k));
   };
-  if (n < 8) {
-    const Vec8<T> values = sample(0);
-    for (std::int64_t k = 0; k < n; ++k) target[k] = values[k];
-    return;
-  }
-  for (std::int64_t k = 0; k + 8 <= n; k += 8) store8(target + k, sample(k));
-  if (n % 8 != 0) store8(target + n - 8, sample(n - 8));  // the last eight overlap those before
+  T few[8];
+  T* const values = n < 8 ? few : target;
+  for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) { store8(values + k, sample(k)); });
+  for (std::int64_t k = 0; n < 8 && k < n; ++k) target[k] = few[k];
 }
 
 // The taps of one row of four cells, times the output's gradient and summed over the channels: left ones, right ones.
@@ -268,13 +270,14 @@ inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* 
 }
 
 template <typename T>
-inline void grad_position_taps(std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; k += 8) {
+inline void grad_position_plane(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
+  const T *const upper = ws.window, *const lower = ws.window + pitch;
+  for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) {
     const PositionGradient<Vec8<T>> gradient = grad_bilinear_position(
-        pixel_taps(ws.window, ws.column + k), load8(ws.x + k), load8(ws.y + k), load8(ws.grads + k));
+        plane_taps(upper, lower, ws.column + k), load8(ws.x + k), load8(ws.y + k), load8(ws.grads + k));
     store8(ws.grad_x + k, gradient.x);
     store8(ws.grad_y + k, gradient.y);
-  }
+  });
 }
 
 template <typename T>

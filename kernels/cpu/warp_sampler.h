@@ -16,7 +16,7 @@ inline Tile tile_at(const Tiling& tiling, std::int64_t index, std::int64_t heigh
           rows < tiling.tile_height ? rows : tiling.tile_height};
 }
 
-// Four channels at a time; one left over, and a single one, use the tap layout.
+// Four channels at a time; one left over, and a single one, are a plane.
 template <typename Function>
 inline void for_each_block(const WarpParams& p, const Function& function) {
   for (std::int64_t first = 0; first < p.channels; first += 4) {
@@ -142,7 +142,7 @@ class Sampler {
         sample_bicubic_channels(n, pitch_, ws_);
       }
     } else if (block.lanes == 1) {
-      sample_taps<kNearest>(n, ws_, ws_.pixels);
+      sample_plane<kNearest>(n, pitch_, ws_, ws_.pixels);
     } else {
       sample_channels<kNearest, 4>(n, pitch_, ws_, ws_.pixels);
     }
@@ -160,7 +160,7 @@ class Sampler {
         grad_position_bicubic_channels(n, pitch_, ws_);
       }
     } else if (block.lanes == 1) {
-      grad_position_taps(n, ws_);
+      grad_position_plane(n, pitch_, ws_);
     } else {
       switch (block.lanes) {
         case 2: grad_position_channels<2>(n, pitch_, rows, ws_); break;
@@ -221,12 +221,12 @@ class Sampler {
     return position > -turn && position < turn ? position : fold_turns(position, turn);
   }
 
-  Frame frame_of(const Window& window) const {
+  // For a window whose pixels lie `unit` elements apart.
+  Frame frame_of(const Window& window, std::int32_t unit) const {
     const auto extent = [&](i64 origin, i64 length) {
       return Extent<double>{static_cast<double>(origin), static_cast<double>(length), p_.align_corners, p_.padding};
     };
     const i64 after = kBicubic ? 3 : 2;
-    const std::int32_t unit = kBicubic ? 1 : 4;
     return {extent(window.x, p_.width),
             extent(window.y, p_.height),
             kBicubic ? 1.0 : 0.0,
@@ -415,13 +415,13 @@ class Sampler {
   template <typename Row>
   void visit_window(const Row& row) {
     in_cells_ = false;
-    frame_ = frame_of(window_);
     pitch_ = window_.width;
     for_each_block(p_, [&](const ChannelBlock& block) {
+      frame_ = frame_of(window_, kBicubic || block.lanes == 1 ? 1 : 4);
       if (kBicubic) {
         pack_padded(source_, block, window_, ws_);
       } else if (block.lanes == 1) {
-        pack_taps(source_, block, window_, ws_);
+        pack_plane(source_, block, window_, ws_);
       } else {
         pack_channels(source_, block, window_, ws_);
       }

@@ -1,8 +1,8 @@
-// A window of the input, copied into cache as four-lane pixels with everything outside the image filled in, so that
-// interpolation needs no bounds test and one load a tap.
+// A window of the input, copied into cache with everything outside the image filled in, so that interpolation needs no
+// bounds test.
 //
-// Two layouts: up to four *channels* a pixel, or, for a single channel, its four bilinear *taps* a pixel
-// (itself, right, below, below right), so that one load brings a whole cell.
+// Up to four *channels* make a pixel of four lanes; a single channel is a *plane* of one element a pixel. Its gradient
+// is accumulated in a third layout, the four bilinear *taps* of each cell (itself, right, below, below right).
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,6 @@ template <typename T>
 struct Workspace {
   alignas(64) T window[4 * kWindowPixels<T>];
   alignas(64) T rows[4 * kMaxWindowWidth];                            // conversion
-  alignas(64) T edge_rows[2][kMaxWindowWidth + 16];                   // two padded rows of a single channel
   alignas(64) T pixels[4 * kPadded];                                  // one chunk of samples
   alignas(64) T mean[4 * kPadded];                                    // of an output pixel's sub-samples
   alignas(64) T grads[4 * kPadded];                                   // one chunk of the output's gradient
@@ -128,20 +127,26 @@ inline void fill_pixels(T* target, std::int64_t count, Vec4<T> value) {
   for (std::int64_t i = 0; i < count; ++i) store4(target + 4 * i, value);
 }
 
-// Channel layout: load_row(j, n, pixels) brings the n pixels of the window's row j that lie in the image.
-template <typename T, typename LoadRow>
-inline void pack_rows(const Window& window, const Inside& rows, const Inside& columns, Vec4<T> outside, T* pixels,
+// Of one element each, and up to seven more: what belongs there is written later.
+template <typename T>
+inline void fill_pixels(T* target, std::int64_t count, Vec8<T> value) {
+  for (std::int64_t i = 0; i < count; i += 8) store8(target + i, value);
+}
+
+// load_row(j, n, pixels) brings the n pixels of the window's row j that lie in the image, of kLanes elements each.
+template <int kLanes, typename T, typename Outside, typename LoadRow>
+inline void pack_rows(const Window& window, const Inside& rows, const Inside& columns, Outside outside, T* pixels,
                       const LoadRow& load_row) {
-  const std::int64_t pitch = 4 * window.width, n = columns.end - columns.begin;
+  const std::int64_t pitch = kLanes * window.width, n = columns.end - columns.begin;
   const Inside filled = n > 0 ? rows : Inside{window.height, window.height};
-  fill_pixels(pixels, filled.begin * window.width, outside);
+  fill_pixels<T>(pixels, filled.begin * window.width, outside);
   for (std::int64_t j = filled.begin; j < filled.end; ++j) {
     T* target = pixels + j * pitch;
-    fill_pixels(target, columns.begin, outside);
-    load_row(j, n, target + 4 * columns.begin);
-    fill_pixels(target + 4 * columns.end, window.width - columns.end, outside);
+    fill_pixels<T>(target, columns.begin, outside);
+    load_row(j, n, target + kLanes * columns.begin);
+    fill_pixels<T>(target + kLanes * columns.end, window.width - columns.end, outside);
   }
-  fill_pixels(pixels + filled.end * pitch, (window.height - filled.end) * window.width, outside);
+  fill_pixels<T>(pixels + filled.end * pitch, (window.height - filled.end) * window.width, outside);
 }
 
 template <int kLanes, typename T>
@@ -158,7 +163,7 @@ inline void pack_channels(const Source<T>& source, const ChannelBlock& block, co
   const ImageView<const void>& view = source.view;
   const std::int64_t first = source.offset + window.y * view.row + (window.x + columns.begin) * view.column;
   const auto pack = [&](const auto& load_row) __attribute__((always_inline)) {
-    pack_rows(window, rows, columns, outside, ws.window, load_row);
+    pack_rows<4>(window, rows, columns, outside, ws.window, load_row);
   };
   if (view.column != 1 || converts(block.dtype)) {
     return pack([&](std::int64_t j, std::int64_t n, T* pixels) {
@@ -183,35 +188,24 @@ inline void pack_channels(const Source<T>& source, const ChannelBlock& block, co
   }
 }
 
-// One row of a single channel with its surroundings: `width` elements, and at least one more.
+// A single channel: rows of its pixels, each `window.width` elements from the next.
 template <typename T>
-inline void pad_row(const Source<T>& source, const ChannelBlock& block, const Window& window, std::int64_t j,
-                    const Inside& columns, T* rows, T* target) {
-  const std::int64_t y = window.y + j, n = columns.end - columns.begin;
+inline void pack_plane(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
   const Vec8<T> outside = splat8(source.outside(block.first));
-  const bool empty = y < 0 || y >= source.height || n == 0;
-  for (std::int64_t i = 0; i < (empty ? window.width + 1 : columns.begin); i += 8) store8(target + i, outside);
-  if (empty) return;
-  for (std::int64_t i = columns.end; i <= window.width; i += 8) store8(target + i, outside);
-  const std::int64_t at = source.offset + block.first * source.view.channel + y * source.view.row +
-                          (window.x + columns.begin) * source.view.column;
-  copy_row(row_as(block.dtype, source.view.data, at, source.view.column, n, rows), n, target + columns.begin);
-}
-
-// Tap layout. The last row and column of the window only serve as taps of those before.
-template <typename T>
-inline void pack_taps(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
   const Inside columns = inside(window.x, window.width, source.width);
-  T *upper = ws.edge_rows[0], *lower = ws.edge_rows[1];
-  pad_row(source, block, window, 0, columns, ws.rows, upper);
-  for (std::int64_t j = 0; j + 1 < window.height; ++j) {
-    pad_row(source, block, window, j + 1, columns, ws.rows, lower);
-    const T* const taps[4] = {upper, upper + 1, lower, lower + 1};
-    interleave_rows<4>(taps, window.width, ws.window + 4 * j * window.width);
-    T* swap = upper;
-    upper = lower;
-    lower = swap;
+  const Inside rows = inside(window.y, window.height, source.height);
+  const ImageView<const void>& view = source.view;
+  const std::int64_t first =
+      source.offset + block.first * view.channel + window.y * view.row + (window.x + columns.begin) * view.column;
+  if (view.column != 1 || converts(block.dtype)) {
+    return pack_rows<1>(window, rows, columns, outside, ws.window, [&](std::int64_t j, std::int64_t n, T* pixels) {
+      const T* row = row_as(block.dtype, view.data, first + j * view.row, view.column, n, pixels);
+      if (row != pixels) copy_row(row, n, pixels);
+    });
   }
+  const T* const plane = static_cast<const T*>(view.data) + first;
+  pack_rows<1>(window, rows, columns, outside, ws.window,
+               [&](std::int64_t j, std::int64_t n, T* pixels) { copy_row(plane + j * view.row, n, pixels); });
 }
 
 // For bicubic taps the window holds padded content: pixels of [height, width], four lanes each, or one where the block
@@ -251,7 +245,7 @@ inline void pack_padded(const Source<T>& source, const ChannelBlock& block, cons
 }
 
 // Where output pixels lie too far apart for a window, each brings its own cell, and ws.column then tells the place of
-// the cells in ws.window. Bilinear: four taps.
+// the cells in ws.window. Bilinear: two rows of two taps.
 template <typename T>
 inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
   for (std::int64_t i = 0; i < n; ++i) {
