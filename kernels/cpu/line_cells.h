@@ -63,8 +63,8 @@ struct FixedRun {
 
 // The cells of eight positions; those beyond the window's ends are its outermost cells.
 inline Int8 clamp_cells(Int8 whole, std::int32_t first, std::int32_t last, Vec8<float>& within) {
-  const Int8 above = whole > first ? whole : first + Int8{};
-  const Int8 cell = above < last ? above : last + Int8{};
+  const Int8 low = first + Int8{}, high = last + Int8{};  // vectors on both sides: each choice is one instruction then
+  const Int8 above = whole > low ? whole : low, cell = above < high ? above : high;
   within = reinterpret_cast<Vec8<float>>(reinterpret_cast<Int8>(within) & (cell == whole));
   return cell;
 }
@@ -83,44 +83,48 @@ inline bool lies_between(double start, double end, double low, double high) {
   return start >= low && end >= low && start < high && end < high;
 }
 
-// Fills n of ws.x, ws.y, ws.slope_* and ws.column, the first at `at`. kClamp: positions may lie beyond the window.
-template <typename Pad, bool kClamp>
-__attribute__((always_inline)) inline void locate_fixed(const LinePositions& line, const FixedSteps steps_x,
-                                                        const FixedSteps steps_y, std::int64_t n, std::int64_t at,
-                                                        const Frame& frame, Workspace<float>& ws) {
-  FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
+// Fills ws.x, ws.y, ws.slope_* and ws.column for rows of n pixels, the first at `at`: line_of(r) is row r. kClamp:
+// positions may lie beyond the window.
+template <typename Pad, bool kClamp, typename LineOf>
+inline void locate_fixed(const LineOf& line_of, const FixedSteps steps_x, const FixedSteps steps_y, std::int64_t n,
+                         std::int64_t rows, std::int64_t at, const Frame& frame, Workspace<float>& ws) {
   const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
   const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
-  for (std::int64_t k = 0; k < n; k += 8) {
-    Vec8<float> within_x = x.within(), within_y = y.within();
-    const Int8 column = kClamp ? clamp_cells(x.whole(), first, last_x, within_x) : x.whole();
-    const Int8 row = kClamp ? clamp_cells(y.whole(), first, last_y, within_y) : y.whole();
-    store8(ws.x + at + k, within_x);
-    store8(ws.y + at + k, within_y);
-    store8(ws.column + at + k, row * pitch + column * unit);
-    if (Pad::kBends) {
-      store8(ws.slope_x + at + k, Vec8<float>{} + 1.0f);
-      store8(ws.slope_y + at + k, Vec8<float>{} + 1.0f);
+  for (std::int64_t r = 0; r < rows; ++r, at += n) {
+    const LinePositions line = line_of(static_cast<std::int32_t>(r));
+    FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
+    for (std::int64_t k = at; k < at + n; k += 8) {
+      Vec8<float> within_x = x.within(), within_y = y.within();
+      const Int8 column = kClamp ? clamp_cells(x.whole(), first, last_x, within_x) : x.whole();
+      const Int8 row = kClamp ? clamp_cells(y.whole(), first, last_y, within_y) : y.whole();
+      store8(ws.x + k, within_x);
+      store8(ws.y + k, within_y);
+      store8(ws.column + k, row * pitch + column * unit);
+      if (Pad::kBends) {
+        store8(ws.slope_x + k, Vec8<float>{} + 1.0f);
+        store8(ws.slope_y + k, Vec8<float>{} + 1.0f);
+      }
+      x.advance(steps_x);
+      y.advance(steps_y);
     }
-    x.advance(steps_x);
-    y.advance(steps_y);
   }
 }
 
-// The same for several rows of n pixels, none of which the padding rule bends: line_of(r) is row r, the first one's
-// place is `at`.
+// The same, none of which the padding rule bends. The rows are parallel lines: what lies between the ends of the
+// outermost ones lies in the window.
 template <typename Pad, typename LineOf>
 inline void locate_rows(const LineOf& line_of, const FixedSteps steps_x, const FixedSteps steps_y, std::int64_t n,
                         std::int64_t rows, std::int64_t at, const Frame frame, Workspace<float>& ws) {
-  const std::int32_t last = static_cast<std::int32_t>(n - 1);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const LinePositions line = line_of(r);
-    if (lies_between(line.start_x, line.x(last), frame.first, frame.last_x) &&
-        lies_between(line.start_y, line.y(last), frame.first, frame.last_y)) {
-      locate_fixed<Pad, false>(line, steps_x, steps_y, n, at + r * n, frame, ws);
-    } else {
-      locate_fixed<Pad, true>(line, steps_x, steps_y, n, at + r * n, frame, ws);
-    }
+  const auto lies_in_window = [&](std::int64_t r) {
+    const LinePositions line = line_of(static_cast<std::int32_t>(r));
+    const std::int32_t last = static_cast<std::int32_t>(n - 1);
+    return lies_between(line.start_x, line.x(last), frame.first, frame.last_x) &&
+           lies_between(line.start_y, line.y(last), frame.first, frame.last_y);
+  };
+  if (lies_in_window(0) && (rows == 1 || lies_in_window(rows - 1))) {
+    locate_fixed<Pad, false>(line_of, steps_x, steps_y, n, rows, at, frame, ws);
+  } else {
+    locate_fixed<Pad, true>(line_of, steps_x, steps_y, n, rows, at, frame, ws);
   }
 }
 

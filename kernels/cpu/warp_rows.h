@@ -96,12 +96,13 @@ inline void locate_axis(const double* __restrict positions, std::int64_t n, cons
 // Repeats the last cell up to whole vectors: reads there stay in bounds, and their results count for nothing.
 template <int kLanes, typename T>
 inline void pad_cells(std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t k = n; k % kLanes != 0; ++k) {
-    ws.column[k] = ws.column[n - 1];
-    ws.x[k] = ws.x[n - 1];
-    ws.y[k] = ws.y[n - 1];
-    ws.slope_x[k] = ws.slope_y[k] = T(0);
-  }
+  if (n % kLanes == 0) return;
+  const auto repeat_last = [n](auto* values) { store8(values + n, splat8(values[n - 1])); };
+  repeat_last(ws.column);
+  repeat_last(ws.x);
+  repeat_last(ws.y);
+  store8(ws.slope_x + n, Vec8<T>{});
+  store8(ws.slope_y + n, Vec8<T>{});
 }
 
 template <typename T>

@@ -200,7 +200,7 @@ class Sampler {
     if constexpr (kFixed) {
       const double end_x = line.x(static_cast<std::int32_t>(n - 1)), end_y = line.y(static_cast<std::int32_t>(n - 1));
       if (ends_straight<Pad>(line.start_x, end_x, frame.x) && ends_straight<Pad>(line.start_y, end_y, frame.y)) {
-        return locate_rows<Pad>([&](i64) { return line; }, steps_x_, steps_y_, n, 1, at, frame, ws_);
+        return locate_rows<Pad>([&](std::int32_t) { return line; }, steps_x_, steps_y_, n, 1, at, frame, ws_);
       }
     }
     locate_cells<Pad, kNearest>(line, n, at, frame, ws_);
@@ -275,7 +275,13 @@ class Sampler {
     const i64 n = tile_.width;
     if constexpr (kFixed) {
       if (p_.map == Map::kAffine && straight_) {
-        const auto line_of = [&](i64 r) { return line(column, row + static_cast<double>(r), window_); };
+        const LinePositions first = line(column, row, window_);
+        const double down_x = map_.x().row, down_y = map_.y().row;
+        const auto line_of = [=](std::int32_t r) {
+          const double down = static_cast<double>(r);
+          return LinePositions{first.start_x + down * down_x, first.step_x, first.start_y + down * down_y,
+                               first.step_y};
+        };
         return locate_rows<Pad>(line_of, steps_x_, steps_y_, n, rows_, 0, frame_, ws_);
       }
     }
