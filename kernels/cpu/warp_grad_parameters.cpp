@@ -31,7 +31,7 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
 
   void add_tile(const Tile& tile) {
     sampler_.visit(tile, [&](const ChannelBlock& block, i64 x, i64 y, i64 n) {
-      if (reads_in_place(block)) {
+      if (reads_in_place()) {
         find_rows(block, x, y, n);
         return add_run(block, x, y, n, 0);
       }
@@ -40,7 +40,7 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
       if (sums_.color) sum_grad_color(p_, n, ws_.mean, ws_.grads, sums_.color);
       if (p_.color.data) grad_color_input(p_, sample_, n, ws_.grads);
       scale_grads(block, n);
-      if (kMode == Mode::kBilinear && block.lanes > 1) split_grads(n);
+      if (kMode == Mode::kBilinear) split_grads(block, n);
       for (i64 s = 0; s < sampler_.subsamples(); ++s) add_run(block, x, y, n, s);
     });
     if (p_.map == Map::kFlow) map().flow().flush(sums_.control, sums_.map);
@@ -50,9 +50,9 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
 
  private:
   // Whether the output's gradient is read where it lies, one row a channel.
-  bool reads_in_place(const ChannelBlock& block) const {
-    return kMode == Mode::kBilinear && block.lanes > 1 && p_.grad_output.column == 1 && sampler_.subsamples() == 1 &&
-           !p_.color.data && !sums_.color && !sums_.fill;
+  bool reads_in_place() const {
+    return kMode == Mode::kBilinear && p_.grad_output.column == 1 && sampler_.subsamples() == 1 && !p_.color.data &&
+           !sums_.color && !sums_.fill;
   }
 
   void find_rows(const ChannelBlock& block, i64 x, i64 y, i64 n) {
@@ -67,7 +67,11 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
     }
   }
 
-  void split_grads(i64 n) {
+  void split_grads(const ChannelBlock& block, i64 n) {
+    if (block.lanes == 1) {
+      grads_[0] = ws_.grads;
+      return;
+    }
     T* rows[4];
     for (int k = 0; k < 4; ++k) grads_[k] = rows[k] = ws_.pixels + k * kPadded;
     deinterleave4(ws_.grads, n, rows[0], rows[1], rows[2], rows[3]);

@@ -271,11 +271,11 @@ inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* 
 }
 
 template <typename T>
-inline void grad_position_plane(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
+inline void grad_position_plane(std::int64_t n, std::int64_t pitch, const T* grads, Workspace<T>& ws) {
   const T *const upper = ws.window, *const lower = ws.window + pitch;
   for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) {
     const PositionGradient<Vec8<T>> gradient = grad_bilinear_position(
-        plane_taps(upper, lower, ws.column + k), load8(ws.x + k), load8(ws.y + k), load8(ws.grads + k));
+        plane_taps(upper, lower, ws.column + k), load8(ws.x + k), load8(ws.y + k), load8(grads + k));
     store8(ws.grad_x + k, gradient.x);
     store8(ws.grad_y + k, gradient.y);
   });

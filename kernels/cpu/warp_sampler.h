@@ -148,8 +148,8 @@ class Sampler {
     }
   }
 
-  // From ws.grads to ws.grad_x and ws.grad_y, for the run located last. Bilinear taps of several channels take their
-  // gradient from `rows`, one a channel.
+  // Fills ws.grad_x and ws.grad_y for the run located last. The output's gradient is in `rows`, one a channel, or for
+  // bicubic taps in ws.grads.
   void grad_position(const ChannelBlock& block, const T* const (&rows)[4]) {
     const i64 n = run();
     if constexpr (kBicubic) {
@@ -160,7 +160,7 @@ class Sampler {
         grad_position_bicubic_channels(n, pitch_, ws_);
       }
     } else if (block.lanes == 1) {
-      grad_position_plane(n, pitch_, ws_);
+      grad_position_plane(n, pitch_, rows[0], ws_);
     } else {
       switch (block.lanes) {
         case 2: grad_position_channels<2>(n, pitch_, rows, ws_); break;
