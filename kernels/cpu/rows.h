@@ -85,16 +85,16 @@ template <int kRows, typename T>
 inline void interleave_rows(const T* const (&rows)[4], std::int64_t n, T* pixels) {
   const T *const a = rows[0], *const b = rows[1], *const c = rows[2], *const d = rows[3];
   const Vec8<T> zero{};
-  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
-    const std::int64_t i = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
+  const auto interleave = [&](std::int64_t i) __attribute__((always_inline)) {
     Vec8<T> v[4] = {load8(a + i), load8(b + i), kRows > 2 ? load8(c + i) : zero, kRows > 3 ? load8(d + i) : zero};
     transpose_halves(v[0], v[1], v[2], v[3]);
     for (int k = 0; k < 4; ++k) {
       store4(pixels + 4 * (i + k), first_half<T>(v[k]));
       store4(pixels + 4 * (i + k) + 16, second_half<T>(v[k]));
     }
-  }
-  for (std::int64_t i = 0; n < 8 && i < n; ++i) {
+  };
+  if (n >= 8) return for_each_eight(n, interleave);
+  for (std::int64_t i = 0; i < n; ++i) {
     store4(pixels + 4 * i, Vec4<T>{a[i], b[i], kRows > 2 ? c[i] : T(0), kRows > 3 ? d[i] : T(0)});
   }
 }

@@ -237,7 +237,7 @@ class CoordinateMap {
         y.times_k += in_y * place;
       };
       std::int64_t k = 0;
-      for (; k + 8 <= n; k += 8, place += T(8)) add(load8(grad_x + k), load8(grad_y + k));
+      for (; k < n - 7; k += 8, place += T(8)) add(load8(grad_x + k), load8(grad_y + k));
       if (k < n) {
         const auto wanted = place < static_cast<T>(n);
         add(wanted ? load8(grad_x + k) : Vec8<T>{}, wanted ? load8(grad_y + k) : Vec8<T>{});

@@ -174,8 +174,7 @@ inline void sample_channels(std::int64_t n, std::int64_t pitch, const Workspace<
   const auto store_last = [&](Vec4<T> value) {
     for (int lane = 0; lane < kStride; ++lane) target[kStride * (n - 1) + lane] = value[lane];
   };
-  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
-    const std::int64_t k = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
+  const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
     const EightPixels<T> pixels = sample_eight<kNearest>(ws, k, pitch);
     T* at = target + kStride * k;
     store4(at, first_half<T>(pixels.a));
@@ -190,8 +189,9 @@ inline void sample_channels(std::int64_t n, std::int64_t pitch, const Workspace<
     } else {
       store_last(second_half<T>(pixels.d));
     }
-  }
-  for (std::int64_t k = 0; n < 8 && k < n; ++k) {
+  };
+  if (n >= 8) return for_each_eight(n, sample);
+  for (std::int64_t k = 0; k < n; ++k) {
     const Vec4<T> value = sample_pixel<kNearest>(ws, k, pitch);
     if (kStride == 4 || k + 1 < n) {
       store4(target + kStride * k, value);
@@ -205,16 +205,16 @@ inline void sample_channels(std::int64_t n, std::int64_t pitch, const Workspace<
 template <bool kNearest, typename T>
 inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
   T *const red = rows[0], *const green = rows[1], *const blue = rows[2], *const alpha = rows[3];
-  for (std::int64_t block = 0; n >= 8 && block < n; block += 8) {
-    const std::int64_t k = block + 8 <= n ? block : n - 8;  // the last eight overlap those before
+  const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
     EightPixels<T> pixels = sample_eight<kNearest>(ws, k, pitch);
     transpose_halves(pixels.a, pixels.b, pixels.c, pixels.d);
     store8(red + k, pixels.a);
     store8(green + k, pixels.b);
     store8(blue + k, pixels.c);
     store8(alpha + k, pixels.d);
-  }
-  for (std::int64_t k = 0; n < 8 && k < n; ++k) {
+  };
+  if (n >= 8) return for_each_eight(n, sample);
+  for (std::int64_t k = 0; k < n; ++k) {
     const Vec4<T> value = sample_pixel<kNearest>(ws, k, pitch);
     for (int lane = 0; lane < 4; ++lane) rows[lane][k] = value[lane];
   }
@@ -252,8 +252,7 @@ HARDFAST_HD Vec8<T> grad_times_row(const T* window, const std::int32_t* column, 
 template <int kLanes, typename T>
 inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4], Workspace<T>& ws) {
   const T *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
-  for (std::int64_t block = 0; block < n; block += 8) {
-    const std::int64_t k = block + 8 <= n || n < 8 ? block : n - 8;  // the last eight overlap those before
+  for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) {
     const std::int32_t* column = ws.column + k;
     const Vec8<T> upper_a = grad_times_row<kLanes>(upper_row, column, grads, k);
     const Vec8<T> lower_a = grad_times_row<kLanes>(lower_row, column, grads, k);
@@ -267,7 +266,7 @@ inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* 
         grad_bilinear_position(taps, load8(ws.x + k), load8(ws.y + k), splat8(T(1)));
     store8(ws.grad_x + k, gradient.x);
     store8(ws.grad_y + k, gradient.y);
-  }
+  });
 }
 
 template <typename T>
