@@ -55,20 +55,9 @@ class FlowRows {
 
   // Of a run: in place where memory holds them so and n is a number of whole vectors, else in ws.map_x and ws.map_y.
   Displacements<T> evaluate(double column, double row, std::int64_t n) const {
-    if (dense_) {
-      const T* at =
-          flow_ + static_cast<std::int64_t>(row) * p_.flow.row + static_cast<std::int64_t>(column) * p_.flow.column;
-      if (p_.flow.column == 1 && n % 8 == 0) return {at, at + p_.flow.channel};
-      widen_row(at, p_.flow.column, n, ws_.map_x);
-      widen_row(at + p_.flow.channel, p_.flow.column, n, ws_.map_y);
-      return {ws_.map_x, ws_.map_y};
-    }
-    for (std::int64_t k = 0; k < n;) {
-      const std::int64_t part = line_length(n - k);
-      evaluate_line(column + static_cast<double>(k), row, part, ws_.map_x + k, ws_.map_y + k);
-      k += part;
-    }
-    return {ws_.map_x, ws_.map_y};
+    if (!dense_ || p_.flow.column != 1 || n % 8 != 0) return evaluate_points(column, row, n);
+    const T* at = dense_at(column, row);
+    return {at, at + p_.flow.channel};
   }
 
   // Rows first: the weights along a column of the output differ from row to row, those along a row do not. What falls
@@ -150,6 +139,24 @@ class FlowRows {
     if (p_.flow.column == 1) return row;
     widen_row(row, p_.flow.column, n, buffer);
     return buffer;
+  }
+
+  const T* dense_at(double column, double row) const {
+    return flow_ + static_cast<std::int64_t>(row) * p_.flow.row + static_cast<std::int64_t>(column) * p_.flow.column;
+  }
+
+  Displacements<T> evaluate_points(double column, double row, std::int64_t n) const {
+    if (dense_) {
+      widen_row(dense_at(column, row), p_.flow.column, n, ws_.map_x);
+      widen_row(dense_at(column, row) + p_.flow.channel, p_.flow.column, n, ws_.map_y);
+      return {ws_.map_x, ws_.map_y};
+    }
+    for (std::int64_t k = 0; k < n;) {
+      const std::int64_t part = line_length(n - k);
+      evaluate_line(column + static_cast<double>(k), row, part, ws_.map_x + k, ws_.map_y + k);
+      k += part;
+    }
+    return {ws_.map_x, ws_.map_y};
   }
 
   // Weights and first taps of the control columns of a run, from the first column that any of it touches.

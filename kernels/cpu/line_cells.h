@@ -128,6 +128,12 @@ inline void locate_rows(const LineOf& line_of, const FixedSteps steps_x, const F
   }
 }
 
+inline Int8 displaced_cells(const FixedRun& run, Vec8<float> by, Vec8<float>& within) {
+  const Vec8<float> from_cell = by + run.within(), whole = floor8(from_cell);
+  within = from_cell - whole;
+  return add(run.whole(), __builtin_convertvector(whole, Int8));
+}
+
 // The same with a displacement of its own for each position, in units of half_x and half_y pixels. The parts of a pixel
 // and the displacement are summed in float, which is exact to a displacement's last digit.
 inline void locate_displaced(const LinePositions& line, const FixedSteps steps_x, const FixedSteps steps_y,
@@ -136,16 +142,10 @@ inline void locate_displaced(const LinePositions& line, const FixedSteps steps_x
   FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
   const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
   const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
-  const auto displaced = [](const FixedRun& run, const float* by, float half, Vec8<float>& within)
-                             __attribute__((always_inline)) {
-                               const Vec8<float> from_cell = load8(by) * half + run.within(), whole = floor8(from_cell);
-                               within = from_cell - whole;
-                               return add(run.whole(), __builtin_convertvector(whole, Int8));
-                             };
   for (std::int64_t k = 0; k < n; k += 8) {
     Vec8<float> within_x, within_y;
-    const Int8 column = clamp_cells(displaced(x, by.x + k, half_x, within_x), first, last_x, within_x);
-    const Int8 row = clamp_cells(displaced(y, by.y + k, half_y, within_y), first, last_y, within_y);
+    const Int8 column = clamp_cells(displaced_cells(x, load8(by.x + k) * half_x, within_x), first, last_x, within_x);
+    const Int8 row = clamp_cells(displaced_cells(y, load8(by.y + k) * half_y, within_y), first, last_y, within_y);
     store8(ws.x + at + k, within_x);
     store8(ws.y + at + k, within_y);
     store8(ws.column + at + k, row * pitch + column * unit);
@@ -160,26 +160,32 @@ inline bool lies_on_pixels(const LinePositions& line) {
          line.start_x == __builtin_floor(line.start_x) && line.start_y == __builtin_floor(line.start_y);
 }
 
-// locate_displaced() for such a line: a displacement's own whole pixels and parts are those of its cell.
-template <bool kClamp>
-inline void locate_around_pixels(const LinePositions& line, const Displacements<float>& by, float half_x, float half_y,
-                                 std::int64_t n, std::int64_t at, const Frame& frame, Workspace<float>& ws) {
+// locate_displaced() for such a line and those below it, one pixel apart: a displacement's own whole pixels and parts
+// are those of its cell. displacements_of(r) are those of row r.
+template <bool kClamp, typename DisplacementsOf>
+inline void locate_around_pixels(const LinePositions& line, const DisplacementsOf& displacements_of, float half_x,
+                                 float half_y, std::int64_t n, std::int64_t rows, const Frame& frame,
+                                 Workspace<float>& ws) {
   const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
   const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
-  const Int8 y = static_cast<std::int32_t>(line.start_y) + Int8{};
-  Int8 x = static_cast<std::int32_t>(line.start_x) + Int8{0, 1, 2, 3, 4, 5, 6, 7};
-  for (std::int64_t k = 0; k < n; k += 8, x += 8) {
-    const Vec8<float> from_x = load8(by.x + k) * half_x, whole_x = floor8(from_x);
-    const Vec8<float> from_y = load8(by.y + k) * half_y, whole_y = floor8(from_y);
-    Vec8<float> within_x = from_x - whole_x, within_y = from_y - whole_y;
-    Int8 column = add(x, __builtin_convertvector(whole_x, Int8)), row = add(y, __builtin_convertvector(whole_y, Int8));
-    if (kClamp) {
-      column = clamp_cells(column, first, last_x, within_x);
-      row = clamp_cells(row, first, last_y, within_y);
+  Int8 y = static_cast<std::int32_t>(line.start_y) + Int8{};
+  for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n, y += 1) {
+    const Displacements<float> by = displacements_of(r);
+    Int8 x = static_cast<std::int32_t>(line.start_x) + Int8{0, 1, 2, 3, 4, 5, 6, 7};
+    for (std::int64_t k = 0; k < n; k += 8, x += 8) {
+      const Vec8<float> from_x = load8(by.x + k) * half_x, whole_x = floor8(from_x);
+      const Vec8<float> from_y = load8(by.y + k) * half_y, whole_y = floor8(from_y);
+      Vec8<float> within_x = from_x - whole_x, within_y = from_y - whole_y;
+      Int8 column = add(x, __builtin_convertvector(whole_x, Int8));
+      Int8 row = add(y, __builtin_convertvector(whole_y, Int8));
+      if (kClamp) {
+        column = clamp_cells(column, first, last_x, within_x);
+        row = clamp_cells(row, first, last_y, within_y);
+      }
+      store8(ws.x + at + k, within_x);
+      store8(ws.y + at + k, within_y);
+      store8(ws.column + at + k, row * pitch + column * unit);
     }
-    store8(ws.x + at + k, within_x);
-    store8(ws.y + at + k, within_y);
-    store8(ws.column + at + k, row * pitch + column * unit);
   }
 }
 

@@ -131,8 +131,16 @@ class CoordinateMap {
   void store_dense(std::int64_t sample, std::int64_t x, std::int64_t y, std::int64_t n, bool first) const {
     const std::int64_t area = p_.flow_height * p_.flow_width;
     T* target = static_cast<T*>(p_.grad_flow) + 2 * sample * area + y * p_.flow_width + x;
-    store_scaled(ws_.grad_x, static_cast<T>(scale_.x.half_extent), n, first, target);
-    store_scaled(ws_.grad_y, static_cast<T>(scale_.y.half_extent), n, first, target + area);
+    const T half_x = static_cast<T>(scale_.x.half_extent), half_y = static_cast<T>(scale_.y.half_extent);
+    std::int64_t k = 0;
+    for (; first && k + 8 <= n; k += 8) {
+      store8(target + k, load8(ws_.grad_x + k) * half_x);
+      store8(target + area + k, load8(ws_.grad_y + k) * half_y);
+    }
+    for (; k < n; ++k) {
+      target[k] = half_x * ws_.grad_x[k] + (first ? T(0) : target[k]);
+      target[area + k] = half_y * ws_.grad_y[k] + (first ? T(0) : target[area + k]);
+    }
   }
 
   // Turns the sums of a map into the gradients to its parameters, and those of a band of a flow.
@@ -172,16 +180,6 @@ class CoordinateMap {
     const double by_y = static_cast<double>(row[2 * p_.weights.row]);
     return {by_x * scale_.unit_x * scale.half_extent, by_y * scale_.unit_y * scale.half_extent,
             scale.half_extent * (one + 1.0) - scale.offset};
-  }
-
-  static void store_scaled(const T* values, T scale, std::int64_t n, bool first, T* target) {
-    std::int64_t k = 0;
-    if (first) {
-      for (; k + 8 <= n; k += 8) store8(target + k, load8(values + k) * scale);
-    } else {
-      for (; k + 8 <= n; k += 8) store8(target + k, load8(target + k) + load8(values + k) * scale);
-    }
-    for (; k < n; ++k) target[k] = (first ? T(0) : target[k]) + scale * values[k];
   }
 
   static void copy_sums(const double* sums, std::int64_t count, void* target, std::int64_t map) {

@@ -284,28 +284,13 @@ class Sampler {
         };
         return locate_rows<Pad>(line_of, steps_x_, steps_y_, n, rows_, 0, frame_, ws_);
       }
+      if (p_.map == Map::kFlow) return locate_flow(column, row);
     }
     for (i64 r = 0; r < rows_; ++r) locate_row(column, row + static_cast<double>(r), n, r * n);
   }
 
   // Cells of the n pixels of one output row, the first at `at`.
   void locate_row(double column, double row, i64 n, i64 at) {
-    if constexpr (kFixed) {
-      if (p_.map == Map::kFlow) {
-        const Displacements<T> by = map_.flow().evaluate(column, row, n);
-        const LinePositions undisplaced = line(column, row, window_);
-        const float half_x = map_.half_x(), half_y = map_.half_y();
-        if (!lies_on_pixels(undisplaced)) {
-          locate_displaced(undisplaced, steps_x_, steps_y_, by, half_x, half_y, n, at, frame_, ws_);
-        } else if (in_window_) {
-          locate_around_pixels<false>(undisplaced, by, half_x, half_y, n, at, frame_, ws_);
-        } else {
-          locate_around_pixels<true>(undisplaced, by, half_x, half_y, n, at, frame_, ws_);
-        }
-        if (Pad::kBends) fill_slopes(n, at);
-        return;
-      }
-    }
     if (p_.map == Map::kAffine) return locate_line(line(column, row, window_), n, at, frame_);
     map_.positions(column, row, n, ws_.run_x, ws_.run_y);
     const ListedPositions positions = {ws_.run_x, ws_.run_y, -static_cast<double>(window_.x),
@@ -313,8 +298,22 @@ class Sampler {
     locate_cells<Pad, kNearest>(positions, n, at, frame_, ws_);
   }
 
-  void fill_slopes(i64 n, i64 at) {
-    for (i64 k = at; k < at + n; ++k) ws_.slope_x[k] = ws_.slope_y[k] = T(1);
+  void locate_flow(double column, double row) {
+    const i64 n = tile_.width;
+    const float half_x = map_.half_x(), half_y = map_.half_y();
+    const LinePositions first = line(column, row, window_);
+    const auto by = [&](i64 r) { return map_.flow().evaluate(column, row + static_cast<double>(r), n); };
+    if (!lies_on_pixels(first) || map_.y().row != 1.0) {
+      for (i64 r = 0; r < rows_; ++r) {
+        const LinePositions undisplaced = line(column, row + static_cast<double>(r), window_);
+        locate_displaced(undisplaced, steps_x_, steps_y_, by(r), half_x, half_y, n, r * n, frame_, ws_);
+      }
+    } else if (in_window_) {
+      locate_around_pixels<false>(first, by, half_x, half_y, n, rows_, frame_, ws_);
+    } else {
+      locate_around_pixels<true>(first, by, half_x, half_y, n, rows_, frame_, ws_);
+    }
+    for (i64 k = 0; Pad::kBends && k < run(); ++k) ws_.slope_x[k] = ws_.slope_y[k] = T(1);
   }
 
   // What the tile reaches of the input, if that is known before its positions are. They can be computed run by run
