@@ -470,11 +470,11 @@ class Trainer:
             return asked.requested, due
         if self.step % self.config.log_every and self.step < self.config.steps:  # an exchange takes its time
             return False, False
-        said = self._processes.gather((asked.requested, due))
-        stop = any(requested for requested, _ in said)
+        said = self._processes.stack(torch.tensor([asked.requested, due], dtype=torch.int64))
+        stop = bool(said[:, 0].any())
         if stop and not asked.requested:
             asked.request(signal.SIGTERM)
-        return stop, said[0][1]
+        return stop, bool(said[0, 1])
 
     def _save_checkpoint(self, now: bool) -> None:
         """Saves where the trainer stands."""
