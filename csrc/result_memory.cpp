@@ -144,6 +144,10 @@ Tensor empty_result(const Tensor& like, const std::vector<int64_t>& size, const 
 
 namespace {
 
+Tensor empty_result_like(const Tensor& like) {
+  return empty_result(like, std::vector<int64_t>(like.sizes().begin(), like.sizes().end()));
+}
+
 // Sets how many bytes of results that are no longer used are kept; returns how many it were.
 int64_t keep_memory(int64_t max_bytes) {
 #ifdef HARDFAST_KEEPS_MEMORY
@@ -154,6 +158,8 @@ int64_t keep_memory(int64_t max_bytes) {
 }
 
 }  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(hardfast, CPU, library) { library.impl("_empty_result", TORCH_BOX(&empty_result_like)); }
 
 STABLE_TORCH_LIBRARY_IMPL(hardfast, CompositeExplicitAutograd, library) {
   library.impl("_keep_memory", TORCH_BOX(&keep_memory));

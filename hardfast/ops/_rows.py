@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from hardfast.ops import _checks
 from hardfast.ops._library import LIBRARY, WITH_GRADIENTS, register_fallback
 from hardfast.ops._transforms import differentiable
+from hardfast.ops.keep_memory import empty_result
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -82,8 +83,7 @@ class RowLoss:
 
         def loss_and_gradients(student: Tensor, teacher: Tensor, wanted: Sequence[bool], options: Any) -> Any:
             gradients = [
-                torch.empty_like(x, memory_format=torch.contiguous_format) if asked else None
-                for x, asked in zip((student, teacher), wanted, strict=True)
+                empty_result(x) if asked else None for x, asked in zip((student, teacher), wanted, strict=True)
             ]
             return *op(None, student, teacher, *gradients, *options), gradients
 

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from hardfast.ops import _checks
 from hardfast.ops._library import LIBRARY, load_errors
 
 LIBRARY.define("_keep_memory(int max_bytes) -> int")
+LIBRARY.define("_empty_result(Tensor like) -> Tensor")
+
+
+def _empty_like(like: Tensor) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+LIBRARY.impl("_empty_result", _empty_like, "CompositeExplicitAutograd")
+torch.library.register_fake("hardfast::_empty_result", _empty_like, lib=LIBRARY)
+_empty_result = torch.ops.hardfast._empty_result.default
+
+
+def empty_result(like: Tensor) -> Tensor:
+    """``torch.empty_like``, contiguous, in the memory that is kept: for what an op written in Python returns."""
+    return _empty_like(like) if like.nbytes < 1 << 20 else _empty_result(like)
 
 
 def keep_memory(max_bytes: int) -> int:
