@@ -4,6 +4,8 @@
 #include <deque>
 #include <iterator>
 #include <mutex>
+#include <new>
+#include <thread>
 
 #include "large_pages.h"
 
@@ -39,8 +41,15 @@ class KeptMemory {
 
   int64_t set_limit(int64_t bytes) {
     const int64_t before = limit_.exchange(bytes);
-    unmap_oldest(bytes);
+    constexpr int kAttempts = 10000;
+    for (int attempt = 0; attempt < kAttempts && !unmap_oldest(bytes); ++attempt) std::this_thread::yield();
     return before;
+  }
+
+  bool serves(std::size_t bytes) const {
+    constexpr std::size_t kWorthKeeping = 1 << 20;
+    const std::size_t most = static_cast<std::size_t>(limit());
+    return bytes >= kWorthKeeping && bytes <= most && whole_pages(bytes) <= most;
   }
 
   // No smaller block than asked for; null data if there is no memory.
@@ -60,21 +69,15 @@ class KeptMemory {
   }
 
   void give_back(const Block& block) {
-    if (const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock); lock) {
-      blocks_.push_back(block);
-      kept_ += block.bytes;
-    } else {
-      munmap(block.data, block.bytes);
-      return;
-    }
+    if (!keep(block)) munmap(block.data, block.bytes);
     unmap_oldest(limit());
   }
 
  private:
-  // What would fill half a large page takes a whole one.
+  // A large page is rounded up to where that adds an eighth at most.
   static std::size_t whole_pages(std::size_t bytes) {
-    const std::size_t over = bytes % kLargePage, unit = over >= kLargePage / 2 ? kLargePage : kSmallPage;
-    return (bytes + unit - 1) / unit * unit;
+    const auto rounded = [bytes](std::size_t unit) { return (bytes + unit - 1) / unit * unit; };
+    return rounded(kLargePage) - bytes <= bytes / 8 ? rounded(kLargePage) : rounded(kSmallPage);
   }
 
   static Block map(std::size_t bytes) {
@@ -90,13 +93,26 @@ class KeptMemory {
     return block;
   }
 
-  void unmap_oldest(int64_t limit) {
+  bool keep(const Block& block) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return false;
+    try {
+      blocks_.push_back(block);
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    kept_ += block.bytes;
+    return true;
+  }
+
+  bool unmap_oldest(int64_t limit) {
     const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     while (lock && kept_ > static_cast<std::size_t>(limit)) {
       munmap(blocks_.front().data, blocks_.front().bytes);
       kept_ -= blocks_.front().bytes;
       blocks_.pop_front();
     }
+    return static_cast<bool>(lock);
   }
 
   static constexpr std::size_t kSmallPage = 64 * 1024;  // the largest of any processor
@@ -107,12 +123,14 @@ class KeptMemory {
   std::atomic<int64_t> limit_{128 << 20};
 };
 
+// Made before there are threads: its own initialisation is a lock that the child of a fork might wait for.
+[[maybe_unused]] const KeptMemory& kept_memory = KeptMemory::of_this_process();
+
 // Null where PyTorch's allocator is to serve.
 AtenTensorHandle kept_tensor(const Tensor& like, const std::vector<int64_t>& size, const std::vector<int64_t>& strides,
                              std::size_t bytes) {
-  constexpr std::size_t kWorthKeeping = 1 << 20;
   KeptMemory& memory = KeptMemory::of_this_process();
-  if (!torch_from_blob || bytes < kWorthKeeping || static_cast<int64_t>(bytes) > memory.limit()) return nullptr;
+  if (!torch_from_blob || !memory.serves(bytes)) return nullptr;
   const Block block = memory.take(bytes);
   if (!block.data) return nullptr;
   const auto give_back = [](void* data, void* block_bytes) {
@@ -134,8 +152,11 @@ AtenTensorHandle kept_tensor(const Tensor& like, const std::vector<int64_t>& siz
 Tensor empty_result(const Tensor& like, const std::vector<int64_t>& size, const std::vector<int64_t>& strides) {
 #ifdef HARDFAST_KEEPS_MEMORY
   std::size_t bytes = like.element_size();
-  for (const int64_t length : size) bytes *= static_cast<std::size_t>(length);
-  if (const AtenTensorHandle kept = kept_tensor(like, size, strides, bytes)) return Tensor(kept);
+  bool overflows = false;  // which PyTorch has an error for
+  for (const int64_t length : size) {
+    overflows |= __builtin_mul_overflow(bytes, static_cast<std::size_t>(length), &bytes);
+  }
+  if (const AtenTensorHandle kept = overflows ? nullptr : kept_tensor(like, size, strides, bytes)) return Tensor(kept);
 #endif
   const Tensor result = empty_strided(like, size, strides, like.scalar_type());
   ask_for_large_pages(result);
@@ -151,7 +172,7 @@ Tensor empty_result_like(const Tensor& like) {
 // Sets how many bytes of results that are no longer used are kept; returns how many it were.
 int64_t keep_memory(int64_t max_bytes) {
 #ifdef HARDFAST_KEEPS_MEMORY
-  if (torch_from_blob) return KeptMemory::of_this_process().set_limit(max_bytes);
+  if (torch_from_blob) return KeptMemory::of_this_process().set_limit(max_bytes > 0 ? max_bytes : 0);
 #endif
   (void)max_bytes;
   return 0;

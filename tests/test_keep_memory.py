@@ -107,6 +107,7 @@ def test_with_nothing_to_keep_results_are_pytorchs():
     assert bytes_counted() == 4 * MEGABYTE
 
 
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
 def test_results_are_tensors_like_others():
     image = torch.rand(2, 3, 512, 512).to(memory_format=torch.channels_last)
     result = affine_warp(image, IDENTITY)
@@ -123,8 +124,13 @@ def test_results_are_tensors_like_others():
     result.add_(1)
     torch.testing.assert_close(result, image + 1)
     assert affine_warp(torch.rand(0, 3, 512, 512), IDENTITY).shape == (0, 3, 512, 512)
-    with pytest.raises(RuntimeError, match="resiz"):
-        affine_warp(image, IDENTITY).resize_(10 * image.numel())
+    for resize in (
+        lambda: affine_warp(image, IDENTITY).resize_(10 * image.numel()),
+        lambda: affine_warp(image, IDENTITY).untyped_storage().resize_(0),
+        lambda: torch.cat([image, image], out=affine_warp(image, IDENTITY)),
+    ):
+        with pytest.raises(RuntimeError, match="resiz"):
+            resize()
 
 
 def test_gradients_lie_in_it_too():
@@ -136,6 +142,28 @@ def test_gradients_lie_in_it_too():
         x.grad = None
     kl_disagreement(*logits).backward()
     assert all(torch.equal(x.grad, grad) for x, grad in zip(logits, grads, strict=True))
+
+
+def test_a_result_takes_hardly_more_memory_than_its_bytes():
+    for megabytes in (1, 3, 5):
+        image = torch.zeros(1, 1, 256 * megabytes, 1024)
+        held = [affine_warp(image, IDENTITY)]
+        before = resident_bytes()
+        held += [affine_warp(image, IDENTITY) for _ in range(20)]
+        assert resident_bytes() - before < 20 * megabytes * MEGABYTE * 9 / 8 + 2 * MEGABYTE
+        del held
+        keep_memory(0)
+        keep_memory(KEPT)
+
+
+def test_limits_at_the_ends():
+    keep_memory(3 * MEGABYTE)
+    address = warped(1.0, 3).data_ptr()
+    assert warped(2.0, 3).data_ptr() == address
+    assert keep_memory(2**80) == 3 * MEGABYTE
+    assert keep_memory(KEPT) == 2**63 - 1
+    torch.ops.hardfast._keep_memory(-5)
+    assert keep_memory(KEPT) == 0
 
 
 def test_threads_never_share_a_result():

@@ -18,23 +18,25 @@ def _empty_like(like: Tensor) -> Tensor:
 
 LIBRARY.impl("_empty_result", _empty_like, "CompositeExplicitAutograd")
 torch.library.register_fake("hardfast::_empty_result", _empty_like, lib=LIBRARY)
+_LEAST = 1 << 20  # bytes of a result that is kept
 _empty_result = torch.ops.hardfast._empty_result.default
 
 
 def empty_result(like: Tensor) -> Tensor:
     """``torch.empty_like``, contiguous, in the memory that is kept: for what an op written in Python returns."""
-    return _empty_like(like) if like.nbytes < 1 << 20 else _empty_result(like)
+    return _empty_like(like) if like.nbytes < _LEAST else _empty_result(like)
 
 
 def keep_memory(max_bytes: int) -> int:
     """Sets how much memory of results that are no longer used the ops keep for their next ones, on the CPU.
 
     Results of a megabyte and more lie in memory of the library's own, in large pages where the system has them: to
-    write to fresh memory takes longer than most ops. Such tensors differ from others in two ways: ``resize_`` cannot
-    enlarge them, like those of ``torch.from_numpy``, and PyTorch's profiler does not count their bytes.
+    write to fresh memory takes longer than most ops. Such tensors differ from others in two ways: their storage
+    cannot be resized (by ``resize_``, an ``out=`` of another size, or to nothing), like that of ``torch.from_numpy``,
+    and PyTorch's profiler does not count their bytes.
 
     Args:
-        max_bytes: for the whole process, >= 0; 128 MiB at first. With 0 nothing is kept, and all results come from
+        max_bytes: for this process, >= 0; 128 MiB at first. With 0 nothing is kept, and all results come from
             PyTorch's allocator, as they always do on other systems than Linux and before PyTorch 2.11.
 
     Returns:
@@ -46,5 +48,5 @@ def keep_memory(max_bytes: int) -> int:
     _checks.integer("max_bytes", max_bytes, 0)
     if load_errors["_ops_cpu"] is not None:
         return 0
-    previous: int = torch.ops.hardfast._keep_memory(max_bytes)
+    previous: int = torch.ops.hardfast._keep_memory(min(max_bytes, 2**63 - 1))
     return previous

@@ -78,9 +78,9 @@ inline bool ends_straight(double start, double end, const Extent<double>& axis) 
   return low > -axis.origin && high < axis.length - 1.0 - axis.origin;
 }
 
-// Both ends of a run, and so all of it.
+// Both ends of a run, and so all of it: strictly, for in fixed point they may lie a little lower.
 inline bool lies_between(double start, double end, double low, double high) {
-  return start >= low && end >= low && start < high && end < high;
+  return start > low && end > low && start < high && end < high;
 }
 
 // Fills ws.x, ws.y, ws.slope_* and ws.column for rows of n pixels, the first at `at`: line_of(r) is row r. kClamp:

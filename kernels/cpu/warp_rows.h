@@ -1,5 +1,5 @@
 // The inner loops of every warp: positions of one run of output pixels, then interpolation, its gradient to the
-// position, or its gradient to the taps, in either window layout.
+// position, or its gradient to the taps, in any layout of the window.
 #pragma once
 
 #include "../math/interpolation.h"
@@ -31,8 +31,8 @@ struct Frame {
   Extent<double> x, y;  // of the image, counted from the window
   double first;         // smallest position whose taps lie in the window, and the largest ones
   double last_x, last_y;
-  std::int32_t pitch;  // from one row of the window to the next, and from one pixel: in elements of it, or for bicubic
-  std::int32_t unit;   // sampling, whose layouts differ in their pixels, in these
+  std::int32_t pitch;  // from one row of the window to the next, in elements of it; for bicubic sampling in pixels
+  std::int32_t unit;   // the same from one pixel to the next
 };
 
 // One axis of a position: the cell's first tap, and the place within the cell.
@@ -103,11 +103,6 @@ inline void pad_cells(std::int64_t n, Workspace<T>& ws) {
   repeat_last(ws.y);
   store8(ws.slope_x + n, Vec8<T>{});
   store8(ws.slope_y + n, Vec8<T>{});
-}
-
-template <typename T>
-HARDFAST_HD Taps<Vec4<T>> channel_taps(const T* cell, std::int64_t pitch) {
-  return {load4(cell), load4(cell + 4), load4(cell + 4 * pitch), load4(cell + 4 * pitch + 4)};
 }
 
 // Eight cells of a plane, turned into one vector of pixels a tap; `lower` is the plane's second row.
