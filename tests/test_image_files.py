@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         files.load(torch.tensor([2]))
     with pytest.raises(FileNotFoundError, match=r"gone\.jpg is gone"):
         files.load(torch.tensor([3]))
+
+
+@pytest.mark.parametrize(("bits", "compression"), [(8, 1), (4, 2)])
+def test_a_bmp_of_run_lengths_is_refused(tmp_path, bits, compression):
+    palette, width, height = bytes(4 * 2**bits), 8_000_000, 8
+    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, 2, 2835, 2835, 2**bits, 0)
+    start = 14 + len(header) + len(palette)
+    file = struct.pack("<2sIHHI", b"BM", start + 2, 0, 0, start) + header + palette + b"\x00\x01"
+    (tmp_path / "a.bmp").write_bytes(file)
+    with pytest.raises(ValueError, match=r"a\.bmp .* run lengths"):
+        ImageFiles([tmp_path / "a.bmp"], torch.zeros(1, dtype=torch.int64), 8).load(torch.tensor([0]))
 
 
 @pytest.mark.parametrize("index", [torch.tensor([-1]), torch.tensor([0, 2])])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -17,6 +18,7 @@ from hardfast.ops import _checks
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 _FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # whatever the suffix; of others, Pillow runs a program to read EPS
+_RUN_LENGTHS = (BmpImageFile.COMPRESSIONS["RLE8"], BmpImageFile.COMPRESSIONS["RLE4"])
 _MAX_PIXELS = 1 << 26  # a header may claim more than memory holds
 
 
@@ -87,6 +89,8 @@ class EncodedImages:
                 shorter, longer = sorted(image.size)
                 if max(shorter * longer, self._resize**2 * longer / max(1, shorter)) > _MAX_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels, more than {_MAX_PIXELS}, or too narrow")
+                if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
+                    raise ValueError("a BMP of run lengths, of which a few bytes may claim seconds of Pillow's time")
                 return self._transform(image.convert("RGB"))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"image file {self.name(number)} is gone") from error
