@@ -36,8 +36,8 @@ def keep_memory(max_bytes: int) -> int:
     and PyTorch's profiler does not count their bytes.
 
     Args:
-        max_bytes: for this process, >= 0; 128 MiB at first. With 0 nothing is kept, and all results come from
-            PyTorch's allocator, as they always do on other systems than Linux and before PyTorch 2.11.
+        max_bytes: for this process, >= 0; 128 MiB at first. A result that is larger comes from PyTorch's allocator,
+            and with 0 all do, as always on other systems than Linux and before PyTorch 2.11.
 
     Returns:
         How much it was before; 0 where the compiled ops or this memory are not available.
