@@ -1,5 +1,5 @@
 // Memory of large results, kept from one call to the next. A result is fresh memory to most calls, and the page faults
-// of writing it take longer than a fast op: 3 MB in pages of 4 KiB cost a millisecond on some virtual machines.
+// of writing it take longer than a fast op.
 #pragma once
 
 #include "tensor_args.h"
