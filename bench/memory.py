@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -13,18 +14,25 @@ from hardfast.ops import keep_memory
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler tells of every start and stop otherwise
 
 
-def peak_bytes(function: Callable[[], object]) -> int:
-    """The most that PyTorch's CPU allocator has handed out at a time during a call, inputs not counted.
+@contextmanager
+def profiled_memory() -> Iterator[profile]:
+    """Has PyTorch count what its CPU allocator hands out, from which all results come meanwhile.
 
-    All results come from that allocator meanwhile: it does not count the memory that the ops keep.
+    It does not count the memory that the ops keep.
     """
     kept = keep_memory(0)
     try:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            result = function()
-        del result
+            yield profiler
     finally:
         keep_memory(kept)
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The most that PyTorch's CPU allocator has handed out at a time during a call, inputs not counted."""
+    with profiled_memory() as profiler:
+        result = function()
+    del result
     live = peak = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":

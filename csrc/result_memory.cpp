@@ -32,11 +32,6 @@ struct Block {
 // waits for a thread that it does not have.
 class KeptMemory {
  public:
-  static KeptMemory& of_this_process() {
-    static KeptMemory* const memory = new KeptMemory;  // never destroyed: tensors may outlive static objects
-    return *memory;
-  }
-
   int64_t limit() const { return limit_.load(std::memory_order_relaxed); }
 
   int64_t set_limit(int64_t bytes) {
@@ -123,18 +118,17 @@ class KeptMemory {
   std::atomic<int64_t> limit_{128 << 20};
 };
 
-// Made before there are threads: its own initialisation is a lock that the child of a fork might wait for.
-[[maybe_unused]] const KeptMemory& kept_memory = KeptMemory::of_this_process();
+// Made when the library is loaded, before there are threads that fork; never destroyed, for tensors may outlive it.
+KeptMemory& kept_memory = *new KeptMemory;
 
 // Null where PyTorch's allocator is to serve.
 AtenTensorHandle kept_tensor(const Tensor& like, const std::vector<int64_t>& size, const std::vector<int64_t>& strides,
                              std::size_t bytes) {
-  KeptMemory& memory = KeptMemory::of_this_process();
-  if (!torch_from_blob || !memory.serves(bytes)) return nullptr;
-  const Block block = memory.take(bytes);
+  if (!torch_from_blob || !kept_memory.serves(bytes)) return nullptr;
+  const Block block = kept_memory.take(bytes);
   if (!block.data) return nullptr;
   const auto give_back = [](void* data, void* block_bytes) {
-    KeptMemory::of_this_process().give_back({data, reinterpret_cast<std::size_t>(block_bytes)});
+    kept_memory.give_back({data, reinterpret_cast<std::size_t>(block_bytes)});
   };
   constexpr std::int32_t kAnyDevice = -1;
   using torch::stable::detail::from;
@@ -172,7 +166,7 @@ Tensor empty_result_like(const Tensor& like) {
 // Sets how many bytes of results that are no longer used are kept; returns how many it were.
 int64_t keep_memory(int64_t max_bytes) {
 #ifdef HARDFAST_KEEPS_MEMORY
-  if (torch_from_blob) return KeptMemory::of_this_process().set_limit(max_bytes > 0 ? max_bytes : 0);
+  if (torch_from_blob) return kept_memory.set_limit(max_bytes > 0 ? max_bytes : 0);
 #endif
   (void)max_bytes;
   return 0;

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import gradcheck, gradgradcheck
 
+from bench.memory import profiled_memory
 from hardfast import reference
-from hardfast.ops import keep_memory, kl_disagreement
+from hardfast.ops import kl_disagreement
 from hardfast.testing import assert_as_exact
 
 DIVERGENCES = ["forward", "reverse", "jensen_shannon"]
@@ -365,14 +366,8 @@ def test_bitwise_equal_over_runs_and_threads():
 
 
 def bytes_allocated(function: Callable[[], object]) -> int:
-    from torch.profiler import ProfilerActivity, profile
-
-    kept = keep_memory(0)  # the profiler counts what comes from PyTorch's allocator
-    try:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            function()
-    finally:
-        keep_memory(kept)
+    with profiled_memory() as profiler:
+        function()
     return sum(event.self_cpu_memory_usage for event in profiler.events() if event.self_cpu_memory_usage > 0)
 
 

@@ -45,7 +45,8 @@ class FlowRows {
     for (int axis = 0; axis < 2; ++axis) {
       for (std::int64_t i = rows.begin; i < rows.end; ++i) {
         const T* row = flow_ + axis * p_.flow.channel + i * p_.flow.row + columns.begin * p_.flow.column;
-        along[axis].add(in_one_run(row, count, ws_.map_x), count);
+        // A flow is in the type of the arithmetic.
+        along[axis].add(row_as(DType::kFloat32, row, 0, p_.flow.column, count, ws_.map_x), count);
       }
     }
     x = along[0].range();
@@ -108,9 +109,8 @@ class FlowRows {
     decltype(least != least) unequal{};  // to itself: NaN
 
     void add(const T* values, std::int64_t n) {
-      for (std::int64_t k = 0; k + 8 <= n; k += 8) add(load8(values + k));
-      if (n % 8 != 0 && n > 8) add(load8(values + n - 8));  // overlaps those before
-      for (std::int64_t k = 0; n < 8 && k < n; ++k) add(splat8(values[k]));
+      if (n >= 8) return for_each_eight(n, [&](std::int64_t k) { add(load8(values + k)); });
+      for (std::int64_t k = 0; k < n; ++k) add(splat8(values[k]));
     }
 
     void add(Vec8<T> values) {
@@ -134,12 +134,6 @@ class FlowRows {
       return any;
     }
   };
-
-  const T* in_one_run(const T* row, std::int64_t n, T* buffer) const {
-    if (p_.flow.column == 1) return row;
-    widen_row(row, p_.flow.column, n, buffer);
-    return buffer;
-  }
 
   const T* dense_at(double column, double row) const {
     return flow_ + static_cast<std::int64_t>(row) * p_.flow.row + static_cast<std::int64_t>(column) * p_.flow.column;

@@ -69,6 +69,31 @@ inline Int8 clamp_cells(Int8 whole, std::int32_t first, std::int32_t last, Vec8<
   return cell;
 }
 
+// What cells are stored by: the window's ends, and how its pixels lie.
+struct CellStore {
+  std::int32_t first, last_x, last_y, pitch, unit;
+
+  explicit CellStore(const Frame& frame)
+      : first(static_cast<std::int32_t>(frame.first)),
+        last_x(static_cast<std::int32_t>(frame.last_x)),
+        last_y(static_cast<std::int32_t>(frame.last_y)),
+        pitch(frame.pitch),
+        unit(frame.unit) {}
+
+  // Eight cells from k on. kClamp: they may lie beyond the window.
+  template <bool kClamp>
+  __attribute__((always_inline)) void store(Int8 column, Vec8<float> within_x, Int8 row, Vec8<float> within_y,
+                                            std::int64_t k, Workspace<float>& ws) const {
+    if (kClamp) {
+      column = clamp_cells(column, first, last_x, within_x);
+      row = clamp_cells(row, first, last_y, within_y);
+    }
+    store8(ws.x + k, within_x);
+    store8(ws.y + k, within_y);
+    store8(ws.column + k, row * pitch + column * unit);
+  }
+};
+
 // Whether no position of a run is bent by the padding rule, which then holds for both of its ends.
 template <typename Pad>
 inline bool ends_straight(double start, double end, const Extent<double>& axis) {
@@ -88,18 +113,12 @@ inline bool lies_between(double start, double end, double low, double high) {
 template <typename Pad, bool kClamp, typename LineOf>
 inline void locate_fixed(const LineOf& line_of, const FixedSteps steps_x, const FixedSteps steps_y, std::int64_t n,
                          std::int64_t rows, std::int64_t at, const Frame& frame, Workspace<float>& ws) {
-  const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
-  const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
+  const CellStore cells(frame);
   for (std::int64_t r = 0; r < rows; ++r, at += n) {
     const LinePositions line = line_of(static_cast<std::int32_t>(r));
     FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
     for (std::int64_t k = at; k < at + n; k += 8) {
-      Vec8<float> within_x = x.within(), within_y = y.within();
-      const Int8 column = kClamp ? clamp_cells(x.whole(), first, last_x, within_x) : x.whole();
-      const Int8 row = kClamp ? clamp_cells(y.whole(), first, last_y, within_y) : y.whole();
-      store8(ws.x + k, within_x);
-      store8(ws.y + k, within_y);
-      store8(ws.column + k, row * pitch + column * unit);
+      cells.store<kClamp>(x.whole(), x.within(), y.whole(), y.within(), k, ws);
       if (Pad::kBends) {
         store8(ws.slope_x + k, Vec8<float>{} + 1.0f);
         store8(ws.slope_y + k, Vec8<float>{} + 1.0f);
@@ -140,15 +159,12 @@ inline void locate_displaced(const LinePositions& line, const FixedSteps steps_x
                              const Displacements<float>& by, float half_x, float half_y, std::int64_t n,
                              std::int64_t at, const Frame& frame, Workspace<float>& ws) {
   FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
-  const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
-  const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
+  const CellStore cells(frame);
   for (std::int64_t k = 0; k < n; k += 8) {
     Vec8<float> within_x, within_y;
-    const Int8 column = clamp_cells(displaced_cells(x, load8(by.x + k) * half_x, within_x), first, last_x, within_x);
-    const Int8 row = clamp_cells(displaced_cells(y, load8(by.y + k) * half_y, within_y), first, last_y, within_y);
-    store8(ws.x + at + k, within_x);
-    store8(ws.y + at + k, within_y);
-    store8(ws.column + at + k, row * pitch + column * unit);
+    const Int8 column = displaced_cells(x, load8(by.x + k) * half_x, within_x);
+    const Int8 row = displaced_cells(y, load8(by.y + k) * half_y, within_y);
+    cells.store<true>(column, within_x, row, within_y, at + k, ws);
     x.advance(steps_x);
     y.advance(steps_y);
   }
@@ -166,8 +182,7 @@ template <bool kClamp, typename DisplacementsOf>
 inline void locate_around_pixels(const LinePositions& line, const DisplacementsOf& displacements_of, float half_x,
                                  float half_y, std::int64_t n, std::int64_t rows, const Frame& frame,
                                  Workspace<float>& ws) {
-  const std::int32_t first = static_cast<std::int32_t>(frame.first), pitch = frame.pitch, unit = frame.unit;
-  const std::int32_t last_x = static_cast<std::int32_t>(frame.last_x), last_y = static_cast<std::int32_t>(frame.last_y);
+  const CellStore cells(frame);
   Int8 y = static_cast<std::int32_t>(line.start_y) + Int8{};
   for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n, y += 1) {
     const Displacements<float> by = displacements_of(r);
@@ -175,16 +190,8 @@ inline void locate_around_pixels(const LinePositions& line, const DisplacementsO
     for (std::int64_t k = 0; k < n; k += 8, x += 8) {
       const Vec8<float> from_x = load8(by.x + k) * half_x, whole_x = floor8(from_x);
       const Vec8<float> from_y = load8(by.y + k) * half_y, whole_y = floor8(from_y);
-      Vec8<float> within_x = from_x - whole_x, within_y = from_y - whole_y;
-      Int8 column = add(x, __builtin_convertvector(whole_x, Int8));
-      Int8 row = add(y, __builtin_convertvector(whole_y, Int8));
-      if (kClamp) {
-        column = clamp_cells(column, first, last_x, within_x);
-        row = clamp_cells(row, first, last_y, within_y);
-      }
-      store8(ws.x + at + k, within_x);
-      store8(ws.y + at + k, within_y);
-      store8(ws.column + at + k, row * pitch + column * unit);
+      cells.store<kClamp>(add(x, __builtin_convertvector(whole_x, Int8)), from_x - whole_x,
+                          add(y, __builtin_convertvector(whole_y, Int8)), from_y - whole_y, at + k, ws);
     }
   }
 }
