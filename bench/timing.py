@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+BATCH_SECONDS = 1e-3  # calls that the clock and its own call do not disturb
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -27,7 +29,8 @@ def time_alternating(
     """Times callables in turn, in one order and then in the other.
 
     A turn begins with a call that is not timed: it finds the caches, and the memory that the allocator keeps, as
-    another implementation left them.
+    another implementation left them. Its time is the median of short batches of calls: where one implementation frees
+    much memory, a virtual machine may take that back while another has its turn, and interrupt a few of its calls.
 
     Args:
         implementations: by name.
@@ -35,18 +38,23 @@ def time_alternating(
         min_round_seconds: a turn is as many calls as take this long by the clock.
         max_seconds: fewer rounds, but at least three, where all of them together would take longer.
     """
-    calls, turn_seconds = {}, 0.0
+    turns: dict[str, tuple[int, int]] = {}  # batches, and calls of each
+    turn_seconds = 0.0
     for name, function in implementations.items():
         function()  # compiles, allocates, warms the caches
-        seconds = _seconds(function, 1, clock)
-        calls[name] = max(1, min(1000, round(min_round_seconds / max(seconds, 1e-7))))
-        turn_seconds += (1 + calls[name]) * seconds
+        seconds = min(_seconds(function, 1, clock) for _ in range(3))
+        calls = max(1, min(1000, round(min_round_seconds / max(seconds, 1e-7))))
+        batch = max(1, min(calls, round(BATCH_SECONDS / max(seconds, 1e-7))))
+        turns[name] = calls // batch, batch
+        turn_seconds += (1 + calls) * seconds
     rounds = max(min(rounds, 3), int(min(rounds, max_seconds / max(turn_seconds, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in implementations}
     for number in range(rounds):
         for name in list(implementations)[:: -1 if number % 2 else 1]:
             implementations[name]()
-            samples[name].append(1e3 * _seconds(implementations[name], calls[name], clock) / calls[name])
+            batches, batch = turns[name]
+            times = [_seconds(implementations[name], batch, clock) / batch for _ in range(batches)]
+            samples[name].append(1e3 * statistics.median(times))
     return {name: _summary(values) for name, values in samples.items()}
 
 

@@ -168,12 +168,12 @@ def test_timings_are_medians_of_rounds_in_alternating_order():
 
     calls = {"slow": lambda: call("slow", 0.02), "fast": lambda: call("fast", 0.002)}
     timings = time_alternating(calls, rounds=5, min_round_seconds=0.001)
-    assert order[4:12] == ["slow", "slow", "fast", "fast", "fast", "fast", "slow", "slow"]  # one call more than timed
-    assert len(order) == 4 + 4 * 5
+    assert order[8:16] == ["slow", "slow", "fast", "fast", "fast", "fast", "slow", "slow"]  # one call more than timed
+    assert len(order) == 8 + 4 * 5
     assert timings["slow"].median_ms > timings["fast"].median_ms >= 2
     order.clear()
     time_alternating(calls, rounds=100, min_round_seconds=0.001, max_seconds=0.1)
-    assert 4 + 4 * 3 <= len(order) < 4 + 4 * 8
+    assert 8 + 4 * 3 <= len(order) < 8 + 4 * 8
 
 
 def test_one_command_writes_rows_and_machine(tmp_path, monkeypatch, capsys):
