@@ -24,10 +24,11 @@ class Result:
 
     @property
     def file_name(self) -> str:
-        """From the machine's name and hardfast's version."""
-        cores = f"-{self.machine['cores']}-cores" if self.machine["device"] == "cpu" else ""
+        """From the machine's name, on the CPU with its instruction set, as names are shared, and hardfast's version."""
         name = re.sub(r"[^a-z0-9]+", "-", self.machine["machine"].lower()).strip("-")
-        return f"{name}{cores}-{self.machine['hardfast']}.json"
+        if self.machine["device"] == "cpu":
+            name += f"-{self.machine['cores']}-cores-{self.machine['cpu_isa']}"
+        return f"{name}-{self.machine['hardfast']}.json"
 
     def add_to(self, target: Path) -> Path:
         """Writes to a file, or under its own name into a folder; other cases in it stay, each with its commit."""

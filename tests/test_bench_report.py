@@ -76,7 +76,7 @@ def test_the_repository_is_up_to_date():
 
 def test_results_are_read_as_they_were_written(tmp_path):
     path = result().add_to(tmp_path)
-    assert path.name == "some-cpu-r-9-4-cores-0.1.0.json"
+    assert path.name == "some-cpu-r-9-4-cores-x86-64-v3-0.1.0.json"
     assert Result.read(path) == result()
     assert len({line for line in path.read_text().splitlines() if '"median_ms"' in line}) == len(result().rows)
     assert result(device="cuda", machine="NVIDIA H200").file_name == "nvidia-h200-0.1.0.json"
