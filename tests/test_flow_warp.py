@@ -12,7 +12,7 @@ from torch import Tensor
 from hardfast.ops import flow_warp
 from hardfast.testing import assert_as_exact
 
-SIZES = [(40, 48), (37, 53), (9, 300), (3, 5), (136, 144)]
+SIZES = [(40, 48), (37, 53), (9, 300), (3, 5), (136, 144), (6, 17), (5, 24), (12, 31)]
 
 
 def pixels_to_units(size: tuple[int, int], align_corners: bool) -> Tensor:

@@ -63,7 +63,7 @@ inline void sample_bicubic_plane(std::int64_t n, std::int64_t pitch, Workspace<T
       for (int j = 1; j < 4; ++j) column += load4(first + j * pitch) * splat4(ws.weights_y[j][k + i]);
       sums[i] = column * column_weights(ws.weights_x, k + i);
     }
-    transpose4(sums[0], sums[1], sums[2], sums[3]);
+    transpose_fours(sums[0], sums[1], sums[2], sums[3]);
     store4(ws.pixels + k, (sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 }

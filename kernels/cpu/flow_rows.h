@@ -55,8 +55,8 @@ class FlowRows {
   }
 
   // Of a run: in place where memory holds them so and n is a number of whole vectors, else in ws.map_x and ws.map_y.
-  Displacements<T> evaluate(double column, double row, std::int64_t n) const {
-    if (!dense_ || p_.flow.column != 1 || n % 8 != 0) return evaluate_points(column, row, n);
+  __attribute__((always_inline)) Displacements<T> evaluate(double column, double row, std::int64_t n) const {
+    if (!dense_ || p_.flow.column != 1 || n % kWideLanes != 0) return evaluate_points(column, row, n);
     const T* at = dense_at(column, row);
     return {at, at + p_.flow.channel};
   }
@@ -109,15 +109,28 @@ class FlowRows {
     decltype(least != least) unequal{};  // to itself: NaN
 
     void add(const T* values, std::int64_t n) {
-      if (n >= 8) return for_each_eight(n, [&](std::int64_t k) { add(load8(values + k)); });
-      for (std::int64_t k = 0; k < n; ++k) add(splat8(values[k]));
+      std::int64_t k = 0;
+      // Four vectors are compared with each other first: each comparison with what was found waits for the last.
+      for (; k < n - 31; k += 32) {
+        const Vec8<T> a = load8(values + k), b = load8(values + k + 8);
+        const Vec8<T> c = load8(values + k + 16), d = load8(values + k + 24);
+        least = lesser(lesser(lesser(a, b), lesser(c, d)), least);
+        most = greater(greater(greater(a, b), greater(c, d)), most);
+        const Vec8<T> any = a * b + c * d;  // NaN where one of them is; sums would take the unit that compares
+        unequal |= any != any;
+      }
+      for (; n >= 8 && k < n; k += 8) add(load8(values + (k < n - 8 ? k : n - 8)));
+      for (; k < n; ++k) add(splat8(values[k]));
     }
 
     void add(Vec8<T> values) {
-      least = values < least ? values : least;
-      most = values > most ? values : most;
+      least = lesser(values, least);
+      most = greater(values, most);
       unequal |= values != values;
     }
+
+    static Vec8<T> lesser(Vec8<T> a, Vec8<T> b) { return a < b ? a : b; }
+    static Vec8<T> greater(Vec8<T> a, Vec8<T> b) { return a > b ? a : b; }
 
     Range range() const {
       Range range = {__builtin_inf(), -__builtin_inf()};
@@ -135,11 +148,11 @@ class FlowRows {
     }
   };
 
-  const T* dense_at(double column, double row) const {
+  __attribute__((always_inline)) const T* dense_at(double column, double row) const {
     return flow_ + static_cast<std::int64_t>(row) * p_.flow.row + static_cast<std::int64_t>(column) * p_.flow.column;
   }
 
-  Displacements<T> evaluate_points(double column, double row, std::int64_t n) const {
+  __attribute__((noinline)) Displacements<T> evaluate_points(double column, double row, std::int64_t n) const {
     if (dense_) {
       widen_row(dense_at(column, row), p_.flow.column, n, ws_.map_x);
       widen_row(dense_at(column, row) + p_.flow.channel, p_.flow.column, n, ws_.map_y);

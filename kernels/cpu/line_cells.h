@@ -1,6 +1,6 @@
 // Cells of a run of positions on a line, in fixed point: 32 bits of whole pixels and 32 of a pixel's parts. The place
-// within a cell is then exact to half a float's last digit, as from doubles, and eight positions take a few integer
-// additions.
+// within a cell is then exact to half a float's last digit, as from doubles, and a vector of positions takes a few
+// integer additions.
 #pragma once
 
 #include "flow_rows.h"
@@ -8,14 +8,20 @@
 
 HARDFAST_BEGIN
 
-typedef std::int64_t Fixed4 __attribute__((vector_size(32)));
-typedef std::int32_t Int8 __attribute__((vector_size(32)));
-typedef std::uint32_t Unsigned8 __attribute__((vector_size(32)));
+typedef std::int64_t WideFixed __attribute__((vector_size(4 * kWideLanes)));  // half as many lanes
+typedef std::uint32_t WideUnsigned __attribute__((vector_size(4 * kWideLanes)));
 
 // The sum, which may wrap: NaN, and what stands behind a run's last position, become the smallest number, and are
 // clamped to either end of the window.
-inline Int8 add(Int8 a, Int8 b) {
-  return reinterpret_cast<Int8>(reinterpret_cast<Unsigned8>(a) + reinterpret_cast<Unsigned8>(b));
+inline WideInt add(WideInt a, WideInt b) {
+  return reinterpret_cast<WideInt>(reinterpret_cast<WideUnsigned>(a) + reinterpret_cast<WideUnsigned>(b));
+}
+
+// 0, 1, 2 and so on.
+inline WideInt lane_numbers() {
+  WideInt numbers;
+  for (int lane = 0; lane < kWideLanes; ++lane) numbers[lane] = lane;
+  return numbers;
 }
 
 constexpr double kFixedOne = 4294967296.0;  // 2^32
@@ -24,20 +30,25 @@ constexpr double kFixedLimit = 1048576.0;   // of positions and steps, in pixels
 inline bool fits_fixed(double value) { return value > -kFixedLimit && value < kFixedLimit; }  // false for NaN
 inline std::int64_t to_fixed(double value) { return static_cast<std::int64_t>(value * kFixedOne); }
 
-// Eight multiples of a step, in the order in which their halves interleave: 0 1 4 5 and 2 3 6 7.
+// Multiples of a step, in the order in which their halves interleave: 0 1 4 5 and so on, 2 3 6 7 and so on.
 struct FixedSteps {
-  Fixed4 outer, inner, stride;
+  WideFixed outer, inner, stride;
 
   static FixedSteps of(double step) {
     const std::int64_t one = fits_fixed(step) ? to_fixed(step) : 0;
-    return {Fixed4{0, one, 4 * one, 5 * one}, Fixed4{2 * one, 3 * one, 6 * one, 7 * one},
-            Fixed4{8 * one, 8 * one, 8 * one, 8 * one}};
+    FixedSteps steps;
+    for (int lane = 0; lane < kWideLanes / 2; ++lane) {
+      steps.outer[lane] = (2 * lane - lane % 2) * one;
+      steps.inner[lane] = steps.outer[lane] + 2 * one;
+      steps.stride[lane] = kWideLanes * one;
+    }
+    return steps;
   }
 };
 
-// The next eight positions of one axis.
+// The next positions of one axis, one a lane.
 struct FixedRun {
-  Fixed4 outer, inner;
+  WideFixed outer, inner;
 
   FixedRun(double start, const FixedSteps& steps)
       : outer(to_fixed(start) + steps.outer), inner(to_fixed(start) + steps.inner) {}
@@ -48,24 +59,24 @@ struct FixedRun {
   }
 
   // The shuffles are those of floats: each is one instruction then.
-  Int8 whole() const {
-    const Vec8<float> a = reinterpret_cast<Vec8<float>>(outer), b = reinterpret_cast<Vec8<float>>(inner);
-    return reinterpret_cast<Int8>(__builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15));
+  WideInt whole() const {
+    return reinterpret_cast<WideInt>(
+        within_fours<1, 3, 5, 7>(reinterpret_cast<WideFloat>(outer), reinterpret_cast<WideFloat>(inner)));
   }
 
-  Vec8<float> within() const {
-    const Vec8<float> a = reinterpret_cast<Vec8<float>>(outer), b = reinterpret_cast<Vec8<float>>(inner);
-    const Int8 part = reinterpret_cast<Int8>(__builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14));
+  WideFloat within() const {
+    const WideInt part = reinterpret_cast<WideInt>(
+        within_fours<0, 2, 4, 6>(reinterpret_cast<WideFloat>(outer), reinterpret_cast<WideFloat>(inner)));
     // Conversions are of signed numbers: half a pixel is taken off, and added again.
-    return __builtin_convertvector(part ^ std::int32_t{-0x7fffffff - 1}, Vec8<float>) * 0x1p-32f + 0.5f;
+    return __builtin_convertvector(part ^ std::int32_t{-0x7fffffff - 1}, WideFloat) * 0x1p-32f + 0.5f;
   }
 };
 
-// The cells of eight positions; those beyond the window's ends are its outermost cells.
-inline Int8 clamp_cells(Int8 whole, std::int32_t first, std::int32_t last, Vec8<float>& within) {
-  const Int8 low = first + Int8{}, high = last + Int8{};  // vectors on both sides: each choice is one instruction then
-  const Int8 above = whole > low ? whole : low, cell = above < high ? above : high;
-  within = reinterpret_cast<Vec8<float>>(reinterpret_cast<Int8>(within) & (cell == whole));
+// The cells of positions; those beyond the window's ends are its outermost cells.
+inline WideInt clamp_cells(WideInt whole, std::int32_t first, std::int32_t last, WideFloat& within) {
+  const WideInt low = first + WideInt{}, high = last + WideInt{};  // each choice is one instruction of vectors then
+  const WideInt above = whole > low ? whole : low, cell = above < high ? above : high;
+  within = reinterpret_cast<WideFloat>(reinterpret_cast<WideInt>(within) & (cell == whole));
   return cell;
 }
 
@@ -80,17 +91,17 @@ struct CellStore {
         pitch(frame.pitch),
         unit(frame.unit) {}
 
-  // Eight cells from k on. kClamp: they may lie beyond the window.
+  // A vector of cells from k on. kClamp: they may lie beyond the window.
   template <bool kClamp>
-  __attribute__((always_inline)) void store(Int8 column, Vec8<float> within_x, Int8 row, Vec8<float> within_y,
+  __attribute__((always_inline)) void store(WideInt column, WideFloat within_x, WideInt row, WideFloat within_y,
                                             std::int64_t k, Workspace<float>& ws) const {
     if (kClamp) {
       column = clamp_cells(column, first, last_x, within_x);
       row = clamp_cells(row, first, last_y, within_y);
     }
-    store8(ws.x + k, within_x);
-    store8(ws.y + k, within_y);
-    store8(ws.column + k, row * pitch + column * unit);
+    store_vector(ws.x + k, within_x);
+    store_vector(ws.y + k, within_y);
+    store_vector(ws.column + k, row * pitch + column * unit);
   }
 };
 
@@ -117,11 +128,11 @@ inline void locate_fixed(const LineOf& line_of, const FixedSteps steps_x, const 
   for (std::int64_t r = 0; r < rows; ++r, at += n) {
     const LinePositions line = line_of(static_cast<std::int32_t>(r));
     FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
-    for (std::int64_t k = at; k < at + n; k += 8) {
+    for (std::int64_t k = at; k < at + n; k += kWideLanes) {
       cells.store<kClamp>(x.whole(), x.within(), y.whole(), y.within(), k, ws);
       if (Pad::kBends) {
-        store8(ws.slope_x + k, Vec8<float>{} + 1.0f);
-        store8(ws.slope_y + k, Vec8<float>{} + 1.0f);
+        store_vector(ws.slope_x + k, WideFloat{} + 1.0f);
+        store_vector(ws.slope_y + k, WideFloat{} + 1.0f);
       }
       x.advance(steps_x);
       y.advance(steps_y);
@@ -147,10 +158,10 @@ inline void locate_rows(const LineOf& line_of, const FixedSteps steps_x, const F
   }
 }
 
-inline Int8 displaced_cells(const FixedRun& run, Vec8<float> by, Vec8<float>& within) {
-  const Vec8<float> from_cell = by + run.within(), whole = floor8(from_cell);
+inline WideInt displaced_cells(const FixedRun& run, WideFloat by, WideFloat& within) {
+  const WideFloat from_cell = by + run.within(), whole = floor_of(from_cell);
   within = from_cell - whole;
-  return add(run.whole(), __builtin_convertvector(whole, Int8));
+  return add(run.whole(), __builtin_convertvector(whole, WideInt));
 }
 
 // The same with a displacement of its own for each position, in units of half_x and half_y pixels. The parts of a pixel
@@ -160,10 +171,10 @@ inline void locate_displaced(const LinePositions& line, const FixedSteps steps_x
                              std::int64_t at, const Frame& frame, Workspace<float>& ws) {
   FixedRun x(line.start_x, steps_x), y(line.start_y, steps_y);
   const CellStore cells(frame);
-  for (std::int64_t k = 0; k < n; k += 8) {
-    Vec8<float> within_x, within_y;
-    const Int8 column = displaced_cells(x, load8(by.x + k) * half_x, within_x);
-    const Int8 row = displaced_cells(y, load8(by.y + k) * half_y, within_y);
+  for (std::int64_t k = 0; k < n; k += kWideLanes) {
+    WideFloat within_x, within_y;
+    const WideInt column = displaced_cells(x, load_wide(by.x + k) * half_x, within_x);
+    const WideInt row = displaced_cells(y, load_wide(by.y + k) * half_y, within_y);
     cells.store<true>(column, within_x, row, within_y, at + k, ws);
     x.advance(steps_x);
     y.advance(steps_y);
@@ -183,15 +194,15 @@ inline void locate_around_pixels(const LinePositions& line, const DisplacementsO
                                  float half_y, std::int64_t n, std::int64_t rows, const Frame& frame,
                                  Workspace<float>& ws) {
   const CellStore cells(frame);
-  Int8 y = static_cast<std::int32_t>(line.start_y) + Int8{};
+  WideInt y = static_cast<std::int32_t>(line.start_y) + WideInt{};
   for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n, y += 1) {
     const Displacements<float> by = displacements_of(r);
-    Int8 x = static_cast<std::int32_t>(line.start_x) + Int8{0, 1, 2, 3, 4, 5, 6, 7};
-    for (std::int64_t k = 0; k < n; k += 8, x += 8) {
-      const Vec8<float> from_x = load8(by.x + k) * half_x, whole_x = floor8(from_x);
-      const Vec8<float> from_y = load8(by.y + k) * half_y, whole_y = floor8(from_y);
-      cells.store<kClamp>(add(x, __builtin_convertvector(whole_x, Int8)), from_x - whole_x,
-                          add(y, __builtin_convertvector(whole_y, Int8)), from_y - whole_y, at + k, ws);
+    WideInt x = static_cast<std::int32_t>(line.start_x) + lane_numbers();
+    for (std::int64_t k = 0; k < n; k += kWideLanes, x += kWideLanes) {
+      const WideFloat from_x = load_wide(by.x + k) * half_x, whole_x = floor_of(from_x);
+      const WideFloat from_y = load_wide(by.y + k) * half_y, whole_y = floor_of(from_y);
+      cells.store<kClamp>(add(x, __builtin_convertvector(whole_x, WideInt)), from_x - whole_x,
+                          add(y, __builtin_convertvector(whole_y, WideInt)), from_y - whole_y, at + k, ws);
     }
   }
 }

@@ -4,7 +4,7 @@
 
 #include "../kl_params.h"
 #include "../math/disagreement.h"
-#include "vec4.h"
+#include "vectors.h"
 
 HARDFAST_BEGIN
 

@@ -5,7 +5,7 @@
 
 #include "../math/half.h"
 #include "../warp_params.h"
-#include "vec4.h"
+#include "vectors.h"
 
 HARDFAST_BEGIN
 
@@ -87,7 +87,7 @@ inline void interleave_rows(const T* const (&rows)[4], std::int64_t n, T* pixels
   const Vec8<T> zero{};
   const auto interleave = [&](std::int64_t i) __attribute__((always_inline)) {
     Vec8<T> v[4] = {load8(a + i), load8(b + i), kRows > 2 ? load8(c + i) : zero, kRows > 3 ? load8(d + i) : zero};
-    transpose_halves(v[0], v[1], v[2], v[3]);
+    transpose_fours(v[0], v[1], v[2], v[3]);
     for (int k = 0; k < 4; ++k) {
       store4(pixels + 4 * (i + k), first_half<T>(v[k]));
       store4(pixels + 4 * (i + k) + 16, second_half<T>(v[k]));
@@ -106,7 +106,7 @@ inline void deinterleave4(const T* pixels, std::int64_t n, T* a, T* b, T* c, T* 
   for (; i + 4 <= n; i += 4) {
     Vec4<T> va = load4(pixels + 4 * i), vb = load4(pixels + 4 * i + 4);
     Vec4<T> vc = load4(pixels + 4 * i + 8), vd = load4(pixels + 4 * i + 12);
-    transpose4(va, vb, vc, vd);
+    transpose_fours(va, vb, vc, vd);
     store4(a + i, va);
     store4(b + i, vb);
     store4(c + i, vc);

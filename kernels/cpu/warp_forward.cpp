@@ -71,7 +71,7 @@ void forward_tile(const WarpParams& p, i64 sample, const Tile& tile, Tag<Sampler
     } else {
       T* rows[4];
       block_rows(p.output, block, at, n, ws.rows, rows);
-      sample_planes<kNearest>(n, sampler.pitch(), ws, rows);
+      sample_planes_widest<kNearest>(n, sampler.pitch(), ws, rows);
       commit_rows(p.output, block, at, n, rows);
     }
   });

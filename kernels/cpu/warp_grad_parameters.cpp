@@ -97,10 +97,22 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
     sampler_.locate(block, y, s);
     if (sums_.fill) add_fill(block, y, n, s);
     if (kMode == Mode::kNearest || !(sums_.map || sums_.dense)) return;
+    if (sums_.dense) return grad_dense(block, x, y, n);
     sampler_.grad_position(block, grads_);
-    if (sums_.dense) return map().store_dense(sample_, x, y, n, block.first == 0);
     map().accumulate(sampler_.column_of(x, s), sampler_.row_of(y, s), sampler_.width(), sampler_.rows(), sums_.control,
                      sums_.map);
+  }
+
+  void grad_dense(const ChannelBlock& block, i64 x, i64 y, i64 n) {
+    const PositionTarget<T, true> to = map().dense_target(sample_, x, y);
+    if (block.first == 0 && n >= 8 && kMode == Mode::kBilinear && !Pad::kBends) {
+      return sampler_.grad_position(block, grads_, to);
+    }
+    sampler_.grad_position(block, grads_);
+    for (i64 k = 0; k < n; ++k) {
+      to.x[k] = to.scale_x * ws_.grad_x[k] + (block.first == 0 ? T(0) : to.x[k]);
+      to.y[k] = to.scale_y * ws_.grad_y[k] + (block.first == 0 ? T(0) : to.y[k]);
+    }
   }
 
   void add_fill(const ChannelBlock& block, i64 y, i64 n, i64 s) {

@@ -127,20 +127,11 @@ class CoordinateMap {
     }
   }
 
-  // A dense flow: every output pixel is a control point of its own.
-  void store_dense(std::int64_t sample, std::int64_t x, std::int64_t y, std::int64_t n, bool first) const {
+  // The gradient to a dense flow, from output pixel (x, y) on: each pixel is a control point of its own.
+  PositionTarget<T, true> dense_target(std::int64_t sample, std::int64_t x, std::int64_t y) const {
     const std::int64_t area = p_.flow_height * p_.flow_width;
     T* target = static_cast<T*>(p_.grad_flow) + 2 * sample * area + y * p_.flow_width + x;
-    const T half_x = static_cast<T>(scale_.x.half_extent), half_y = static_cast<T>(scale_.y.half_extent);
-    std::int64_t k = 0;
-    for (; first && k + 8 <= n; k += 8) {
-      store8(target + k, load8(ws_.grad_x + k) * half_x);
-      store8(target + area + k, load8(ws_.grad_y + k) * half_y);
-    }
-    for (; k < n; ++k) {
-      target[k] = half_x * ws_.grad_x[k] + (first ? T(0) : target[k]);
-      target[area + k] = half_y * ws_.grad_y[k] + (first ? T(0) : target[area + k]);
-    }
+    return {target, target + area, half_x(), half_y()};
   }
 
   // Turns the sums of a map into the gradients to its parameters, and those of a band of a flow.

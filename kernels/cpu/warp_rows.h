@@ -202,7 +202,7 @@ inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>
   T *const red = rows[0], *const green = rows[1], *const blue = rows[2], *const alpha = rows[3];
   const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
     EightPixels<T> pixels = sample_eight<kNearest>(ws, k, pitch);
-    transpose_halves(pixels.a, pixels.b, pixels.c, pixels.d);
+    transpose_fours(pixels.a, pixels.b, pixels.c, pixels.d);
     store8(red + k, pixels.a);
     store8(green + k, pixels.b);
     store8(blue + k, pixels.c);
@@ -235,43 +235,54 @@ HARDFAST_HD Vec8<T> grad_times_row(const T* window, const std::int32_t* column, 
                                    std::int64_t k) {
   Vec8<T> a = load8(window + std::int64_t{column[0]}), b = load8(window + std::int64_t{column[1]});
   Vec8<T> c = load8(window + std::int64_t{column[2]}), d = load8(window + std::int64_t{column[3]});
-  transpose_halves(a, b, c, d);
-  Vec8<T> sum = a * twice<T>(load4(grads[0] + k)) + b * twice<T>(load4(grads[1] + k));
-  if (kLanes > 2) sum += c * twice<T>(load4(grads[2] + k));
-  if (kLanes > 3) sum += d * twice<T>(load4(grads[3] + k));
+  hold(a), hold(b), hold(c), hold(d);
+  transpose_fours(a, b, c, d);
+  Vec8<T> sum = a * load_twice(grads[0] + k) + b * load_twice(grads[1] + k);
+  if (kLanes > 2) sum += c * load_twice(grads[2] + k);
+  if (kLanes > 3) sum += d * load_twice(grads[3] + k);
   return sum;
 }
 
-// Gradient to each position, summed over the channels, before the slope of the padding rule: ws.grad_x, ws.grad_y.
-// `grads` are rows of one channel each, of at least eight elements.
-template <int kLanes, typename T>
-inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4], Workspace<T>& ws) {
+// Where gradients to positions go: times a factor for each axis, which is 1 and costs nothing in scratch.
+template <typename T, bool kScaled>
+struct PositionTarget {
+  T *x, *y, scale_x, scale_y;
+
+  template <typename Vector>
+  HARDFAST_HD void store(std::int64_t k, const PositionGradient<Vector>& gradient) const {
+    store_vector(x + k, kScaled ? gradient.x * scale_x : gradient.x);
+    store_vector(y + k, kScaled ? gradient.y * scale_y : gradient.y);
+  }
+};
+
+// Gradient to each position, summed over the channels, before the slope of the padding rule. `grads` are rows of one
+// channel each. They and the target have at least eight elements.
+template <int kLanes, bool kScaled, typename T>
+inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4],
+                                   const Workspace<T>& ws, const PositionTarget<T, kScaled> target) {
   const T *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
+  const T* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};  // what is stored is none of them
   for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) {
     const std::int32_t* column = ws.column + k;
-    const Vec8<T> upper_a = grad_times_row<kLanes>(upper_row, column, grads, k);
-    const Vec8<T> lower_a = grad_times_row<kLanes>(lower_row, column, grads, k);
-    const Vec8<T> upper_b = grad_times_row<kLanes>(upper_row, column + 4, grads, k + 4);
-    const Vec8<T> lower_b = grad_times_row<kLanes>(lower_row, column + 4, grads, k + 4);
+    const Vec8<T> upper_a = grad_times_row<kLanes>(upper_row, column, rows, k);
+    const Vec8<T> lower_a = grad_times_row<kLanes>(lower_row, column, rows, k);
+    const Vec8<T> upper_b = grad_times_row<kLanes>(upper_row, column + 4, rows, k + 4);
+    const Vec8<T> lower_b = grad_times_row<kLanes>(lower_row, column + 4, rows, k + 4);
     const Taps<Vec8<T>> taps = {__builtin_shufflevector(upper_a, upper_b, 0, 1, 2, 3, 8, 9, 10, 11),
                                 __builtin_shufflevector(upper_a, upper_b, 4, 5, 6, 7, 12, 13, 14, 15),
                                 __builtin_shufflevector(lower_a, lower_b, 0, 1, 2, 3, 8, 9, 10, 11),
                                 __builtin_shufflevector(lower_a, lower_b, 4, 5, 6, 7, 12, 13, 14, 15)};
-    const PositionGradient<Vec8<T>> gradient =
-        grad_bilinear_position(taps, load8(ws.x + k), load8(ws.y + k), splat8(T(1)));
-    store8(ws.grad_x + k, gradient.x);
-    store8(ws.grad_y + k, gradient.y);
+    target.store(k, grad_bilinear_position(taps, load8(ws.x + k), load8(ws.y + k), splat8(T(1))));
   });
 }
 
-template <typename T>
-inline void grad_position_plane(std::int64_t n, std::int64_t pitch, const T* grads, Workspace<T>& ws) {
+template <bool kScaled, typename T>
+inline void grad_position_plane(std::int64_t n, std::int64_t pitch, const T* grads, const Workspace<T>& ws,
+                                const PositionTarget<T, kScaled> target) {
   const T *const upper = ws.window, *const lower = ws.window + pitch;
   for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) {
-    const PositionGradient<Vec8<T>> gradient = grad_bilinear_position(
-        plane_taps(upper, lower, ws.column + k), load8(ws.x + k), load8(ws.y + k), load8(grads + k));
-    store8(ws.grad_x + k, gradient.x);
-    store8(ws.grad_y + k, gradient.y);
+    const Taps<Vec8<T>> taps = plane_taps(upper, lower, ws.column + k);
+    target.store(k, grad_bilinear_position(taps, load8(ws.x + k), load8(ws.y + k), load8(grads + k)));
   });
 }
 
@@ -304,7 +315,7 @@ inline void scatter_taps(std::int64_t n, Workspace<T>& ws) {
     const Vec4<T> grad = load4(ws.grads + k);
     Taps<Vec4<T>> taps{grad, Vec4<T>{}, Vec4<T>{}, Vec4<T>{}};
     if (!kNearest) taps = grad_bilinear_taps(load4(ws.x + k), load4(ws.y + k), grad);
-    transpose4(taps.v00, taps.v01, taps.v10, taps.v11);
+    transpose_fours(taps.v00, taps.v01, taps.v10, taps.v11);
     accumulate4(ws.window + std::int64_t{ws.column[k]}, taps.v00);
     accumulate4(ws.window + std::int64_t{ws.column[k + 1]}, taps.v01);
     accumulate4(ws.window + std::int64_t{ws.column[k + 2]}, taps.v10);

@@ -4,6 +4,7 @@
 
 #include "bicubic_rows.h"
 #include "line_cells.h"
+#include "sixteen_pixels.h"
 #include "warp_maps.h"
 #include "warp_rows.h"
 
@@ -159,20 +160,26 @@ class Sampler {
       } else {
         grad_position_bicubic_channels(n, pitch_, ws_);
       }
-    } else if (block.lanes == 1) {
-      grad_position_plane(n, pitch_, rows[0], ws_);
     } else {
-      switch (block.lanes) {
-        case 2: grad_position_channels<2>(n, pitch_, rows, ws_); break;
-        case 3: grad_position_channels<3>(n, pitch_, rows, ws_); break;
-        default: grad_position_channels<4>(n, pitch_, rows, ws_);
-      }
+      grad_position(block, rows, PositionTarget<T, false>{ws_.grad_x, ws_.grad_y, T(1), T(1)});
     }
     if (Pad::kBends) {
       for (i64 k = 0; k < n; ++k) {
         ws_.grad_x[k] *= ws_.slope_x[k];
         ws_.grad_y[k] *= ws_.slope_y[k];
       }
+    }
+  }
+
+  // The same from bilinear taps to anywhere, where the padding rule bends nothing.
+  template <bool kScaled>
+  void grad_position(const ChannelBlock& block, const T* const (&rows)[4], const PositionTarget<T, kScaled>& target) {
+    const i64 n = run();
+    switch (block.lanes) {
+      case 1: return grad_position_plane(n, pitch_, rows[0], ws_, target);
+      case 2: return grad_position_widest<2>(n, pitch_, rows, ws_, target);
+      case 3: return grad_position_widest<3>(n, pitch_, rows, ws_, target);
+      default: return grad_position_widest<4>(n, pitch_, rows, ws_, target);
     }
   }
 
@@ -298,7 +305,7 @@ class Sampler {
     locate_cells<Pad, kNearest>(positions, n, at, frame_, ws_);
   }
 
-  void locate_flow(double column, double row) {
+  __attribute__((noinline)) void locate_flow(double column, double row) {
     const i64 n = tile_.width;
     const float half_x = map_.half_x(), half_y = map_.half_y();
     const LinePositions first = line(column, row, window_);

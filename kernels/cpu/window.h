@@ -14,8 +14,8 @@ HARDFAST_BEGIN
 
 // Ring of outside pixels around the image: positions are clamped to [-kRing, length], where all taps lie outside.
 constexpr std::int64_t kRing = 2;
-constexpr std::int64_t kChunk = 256;               // output pixels handled at once
-constexpr std::int64_t kPadded = kChunk + 8;       // with room for what the last vector writes beyond
+constexpr std::int64_t kChunk = 512;               // output pixels handled at once
+constexpr std::int64_t kPadded = kChunk + 16;      // with room for what the last vector writes beyond
 constexpr std::int64_t kWindowBytes = 448 * 1024;  // fits the 512 kB second-level caches of current processors
 constexpr std::int64_t kMaxWindowWidth = 2048;
 

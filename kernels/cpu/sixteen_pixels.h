@@ -1,0 +1,131 @@
+// Bilinear samples of several channels, and their gradients to the position, by sixteen pixels at once on processors
+// whose registers hold as many floats.
+#pragma once
+
+#include "warp_rows.h"
+
+HARDFAST_BEGIN
+
+#if defined(__AVX512F__)
+
+HARDFAST_HD WideFloat join(Vec8<float> first, Vec8<float> second) {
+  return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+// Of the four pixels that each of a and b holds, those that are named, a's first.
+template <int i, int j, int k, int l>
+HARDFAST_HD WideFloat choose_pixels(WideFloat a, WideFloat b) {
+  return __builtin_shufflevector(a, b, 4 * i, 4 * i + 1, 4 * i + 2, 4 * i + 3, 4 * j, 4 * j + 1, 4 * j + 2, 4 * j + 3,
+                                 4 * k, 4 * k + 1, 4 * k + 2, 4 * k + 3, 4 * l, 4 * l + 1, 4 * l + 2, 4 * l + 3);
+}
+
+// The left and the right taps of pixels k + i and k + i + 4, blended from their upper to their lower ones; `down` are
+// the sixteen places from k on.
+template <int i>
+HARDFAST_HD WideFloat blend_two(const Workspace<float>& ws, std::int64_t k, WideFloat down, std::int64_t pitch) {
+  constexpr int j = i + 4;
+  const float* const a = ws.window + std::int64_t{ws.column[k + i]};
+  const float* const b = ws.window + std::int64_t{ws.column[k + j]};
+  const WideFloat upper = join(load8(a), load8(b)), lower = join(load8(a + 4 * pitch), load8(b + 4 * pitch));
+  return upper + (lower - upper) * __builtin_shufflevector(down, down, i, i, i, i, i, i, i, i, j, j, j, j, j, j, j, j);
+}
+
+// Pixels k + i, k + i + 4, k + i + 8 and k + i + 12.
+template <int i>
+HARDFAST_HD WideFloat sample_four(const Workspace<float>& ws, std::int64_t k, WideFloat across, WideFloat down,
+                                  std::int64_t pitch) {
+  const WideFloat first = blend_two<i>(ws, k, down, pitch), second = blend_two<i + 8>(ws, k, down, pitch);
+  const WideFloat left = choose_pixels<0, 2, 4, 6>(first, second), right = choose_pixels<1, 3, 5, 7>(first, second);
+  return left + (right - left) * within_fours<i, i, i, i>(across, across);
+}
+
+// Calls function(k) for sixteen pixels from k on, until all n, at least sixteen, were among them.
+template <typename Function>
+HARDFAST_HD void for_each_sixteen(std::int64_t n, const Function& function) {
+  for (std::int64_t k = 0; k < n - 15; k += 16) function(k);
+  if (n % 16 != 0) function(n - 16);
+}
+
+// Forward into four rows of one channel each.
+inline void sample_planes_by_sixteen(std::int64_t n, std::int64_t pitch, const Workspace<float>& ws,
+                                     float* const (&rows)[4]) {
+  float *const red = rows[0], *const green = rows[1], *const blue = rows[2], *const alpha = rows[3];
+  for_each_sixteen(n, [&](std::int64_t k) __attribute__((always_inline)) {
+    const WideFloat across = load_wide(ws.x + k), down = load_wide(ws.y + k);
+    WideFloat a = sample_four<0>(ws, k, across, down, pitch), b = sample_four<1>(ws, k, across, down, pitch);
+    WideFloat c = sample_four<2>(ws, k, across, down, pitch), d = sample_four<3>(ws, k, across, down, pitch);
+    transpose_fours(a, b, c, d);
+    store_vector(red + k, a);
+    store_vector(green + k, b);
+    store_vector(blue + k, c);
+    store_vector(alpha + k, d);
+  });
+}
+
+// The left and the right taps of one row of eight cells, times the output's gradient and summed over the channels: of
+// pixels k to k + 3 on the left, on the right, and of those from k + 4 on.
+template <int kLanes>
+HARDFAST_HD WideFloat grad_times_row(const float* window, const std::int32_t* column, const WideFloat (&grads)[4]) {
+  const auto pair = [&](int i) __attribute__((always_inline)) {
+    WideFloat taps = join(load8(window + std::int64_t{column[i]}), load8(window + std::int64_t{column[i + 4]}));
+    hold(taps);
+    return taps;
+  };
+  WideFloat a = pair(0), b = pair(1), c = pair(2), d = pair(3);
+  transpose_fours(a, b, c, d);
+  WideFloat sum = a * grads[0] + b * grads[1];
+  if (kLanes > 2) sum += c * grads[2];
+  if (kLanes > 3) sum += d * grads[3];
+  return sum;
+}
+
+template <int kLanes, bool kScaled>
+inline void grad_position_by_sixteen(std::int64_t n, std::int64_t pitch, const float* const (&grads)[4],
+                                     const Workspace<float>& ws, const PositionTarget<float, kScaled> target) {
+  const float *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
+  const float* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};
+  for_each_sixteen(n, [&](std::int64_t k) __attribute__((always_inline)) {
+    WideFloat low[4] = {}, high[4] = {};
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const WideFloat row = load_wide(rows[lane] + k);
+      low[lane] = choose_pixels<0, 0, 1, 1>(row, row);
+      high[lane] = choose_pixels<2, 2, 3, 3>(row, row);
+    }
+    const std::int32_t* column = ws.column + k;
+    const WideFloat upper_a = grad_times_row<kLanes>(upper_row, column, low);
+    const WideFloat lower_a = grad_times_row<kLanes>(lower_row, column, low);
+    const WideFloat upper_b = grad_times_row<kLanes>(upper_row, column + 8, high);
+    const WideFloat lower_b = grad_times_row<kLanes>(lower_row, column + 8, high);
+    const Taps<WideFloat> taps = {
+        choose_pixels<0, 2, 4, 6>(upper_a, upper_b), choose_pixels<1, 3, 5, 7>(upper_a, upper_b),
+        choose_pixels<0, 2, 4, 6>(lower_a, lower_b), choose_pixels<1, 3, 5, 7>(lower_a, lower_b)};
+    target.store(k, grad_bilinear_position(taps, load_wide(ws.x + k), load_wide(ws.y + k), WideFloat{} + 1.0f));
+  });
+}
+
+#endif
+
+// sample_planes(), by as many pixels as the processor takes.
+template <bool kNearest, typename T>
+inline void sample_planes_widest(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float) && !kNearest) {
+    if (n >= 16) return sample_planes_by_sixteen(n, pitch, ws, rows);
+  }
+#endif
+  sample_planes<kNearest>(n, pitch, ws, rows);
+}
+
+// grad_position_channels(), by as many pixels as the processor takes.
+template <int kLanes, bool kScaled, typename T>
+inline void grad_position_widest(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4], const Workspace<T>& ws,
+                                 const PositionTarget<T, kScaled>& target) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (n >= 16) return grad_position_by_sixteen<kLanes>(n, pitch, grads, ws, target);
+  }
+#endif
+  grad_position_channels<kLanes>(n, pitch, grads, ws, target);
+}
+
+HARDFAST_END
