@@ -39,10 +39,10 @@ def check_image(image: Tensor) -> None:
 def check_parameter(name: str, value: Tensor, image: Tensor, shape: Sequence[int | str]) -> None:
     """Checks a map parameter of ``[1 or B, *shape]``, where a name in ``shape`` stands for any length but 0."""
     _checks.floating_tensor(name, value)
-    fits = value.dim() == len(shape) + 1 and all(
-        length > 0 if isinstance(expected, str) else length == expected
-        for length, expected in zip(value.shape[1:], shape, strict=True)
-    )
+    lengths = value.shape[1:]
+    fits = len(lengths) == len(shape)
+    for length, expected in zip(lengths, shape, strict=False):
+        fits = fits and (length > 0 if isinstance(expected, str) else length == expected)
     if not fits:
         raise ValueError(f"{name} must have shape [1 or B, {', '.join(map(str, shape))}], got {list(value.shape)}")
     if value.device != image.device:
@@ -150,11 +150,14 @@ def _color_maps(color: Values | None, image: Tensor) -> Tensor | None:
 def check_batches(tensors: Mapping[str, Tensor | None]) -> None:
     batch = 1
     for name, tensor in tensors.items():
-        if tensor is None or tensor.shape[0] == 1 or tensor.shape[0] == batch:
+        if tensor is None:
+            continue
+        length = tensor.shape[0]
+        if length == 1 or length == batch:
             continue
         if batch != 1:
             raise ValueError(f"{name} must have batch size 1 or {batch}, as the others, got shape {list(tensor.shape)}")
-        batch = tensor.shape[0]
+        batch = length
 
 
 def _refuse_gradients_of_bytes(image: Tensor, inputs: Sequence[Tensor | None]) -> None:
