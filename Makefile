@@ -19,7 +19,7 @@ CMAKE_ARGS = -G Ninja -S . -DCMAKE_BUILD_TYPE=Release -DCMAKE_MAKE_PROGRAM=$(abs
 help:
 	@echo 'make train   distil the digits teacher with HARD and its baselines; RECIPE=... and ARGS="--seeds 1" choose'
 	@echo 'make test    lint and run all tests'
-	@echo 'make test-asan  10,000 random warps under AddressSanitizer and UBSan'
+	@echo 'make test-asan  10,000 random warps under AddressSanitizer and UBSan; MARCH=native for the widest vectors'
 	@echo 'make kernels    compile the CUDA kernels; registers, spills and shared memory of each: a spill is an error'
 	@echo 'make test-gpu   all tests of the ops on the GPU; without one it fails'
 	@echo 'make sanitize-gpu  every CUDA kernel under compute-sanitizer: memcheck and racecheck'
@@ -42,7 +42,7 @@ test: setup lint
 	OMP_NUM_THREADS=1 HARDFAST_REQUIRE=cpu $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-asan: setup
-	$(BIN)/cmake $(CMAKE_ARGS) -B build/asan -DHARDFAST_SANITIZE=ON -DHARDFAST_CUDA=OFF
+	$(BIN)/cmake $(CMAKE_ARGS) -B build/asan -DHARDFAST_SANITIZE=ON -DHARDFAST_CUDA=OFF -DCMAKE_CXX_FLAGS='$(if $(MARCH),-march=$(MARCH))'
 	$(BIN)/cmake --build build/asan --target _ops_cpu
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 HARDFAST_REQUIRE=cpu HARDFAST_FUZZ=10000 \
 	  HARDFAST_LIBRARY_DIR=build/asan $(BIN)/python -m pytest -s -p no:cacheprovider tests/test_warp_fuzz.py $(ARGS)

@@ -24,7 +24,7 @@ class Result:
 
     @property
     def file_name(self) -> str:
-        """From the machine's name, on the CPU with its instruction set, as names are shared, and hardfast's version."""
+        """From the machine's name and hardfast's version; of a CPU also its cores and instruction set."""
         name = re.sub(r"[^a-z0-9]+", "-", self.machine["machine"].lower()).strip("-")
         if self.machine["device"] == "cpu":
             name += f"-{self.machine['cores']}-cores-{self.machine['cpu_isa']}"

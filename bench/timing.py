@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-BATCH_SECONDS = 1e-3  # calls that the clock and its own call do not disturb
+BATCH_SECONDS = 1e-3  # about what is timed at once, so that reading the clock does not count
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def finite(name: str, value: Tensor, at_most: int | None = None) -> None:
     Elsewhere the check would cost a device synchronisation or break a traced graph: there a kernel gives such
     values a defined meaning instead.
     """
-    if torch.compiler.is_compiling() or (at_most is not None and value.numel() > at_most) or not inspectable(value):
+    if not inspectable(value) or (at_most is not None and value.numel() > at_most):
         return
     with torch._C._AutoDispatchBelowAutograd():  # a truth has no gradient, and detach() would take a third of the time
         if not _are_finite(value):

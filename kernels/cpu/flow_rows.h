@@ -116,7 +116,7 @@ class FlowRows {
         const Vec8<T> c = load8(values + k + 16), d = load8(values + k + 24);
         least = lesser(lesser(lesser(a, b), lesser(c, d)), least);
         most = greater(greater(greater(a, b), greater(c, d)), most);
-        const Vec8<T> any = a * b + c * d;  // NaN where one of them is; sums would take the unit that compares
+        const Vec8<T> any = a * b + c * d;  // NaN where one of them is, or is too large
         unequal |= any != any;
       }
       for (; n >= 8 && k < n; k += 8) add(load8(values + (k < n - 8 ? k : n - 8)));

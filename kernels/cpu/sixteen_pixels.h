@@ -62,8 +62,8 @@ inline void sample_planes_by_sixteen(std::int64_t n, std::int64_t pitch, const W
   });
 }
 
-// The left and the right taps of one row of eight cells, times the output's gradient and summed over the channels: of
-// pixels k to k + 3 on the left, on the right, and of those from k + 4 on.
+// One row of eight cells, times the output's gradient and summed over the channels: the left taps of the first four
+// cells, their right ones, then those of the other four.
 template <int kLanes>
 HARDFAST_HD WideFloat grad_times_row(const float* window, const std::int32_t* column, const WideFloat (&grads)[4]) {
   const auto pair = [&](int i) __attribute__((always_inline)) {
@@ -83,7 +83,7 @@ template <int kLanes, bool kScaled>
 inline void grad_position_by_sixteen(std::int64_t n, std::int64_t pitch, const float* const (&grads)[4],
                                      const Workspace<float>& ws, const PositionTarget<float, kScaled> target) {
   const float *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
-  const float* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};
+  const float* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};  // a copy: no store can change it
   for_each_sixteen(n, [&](std::int64_t k) __attribute__((always_inline)) {
     WideFloat low[4] = {}, high[4] = {};
     for (int lane = 0; lane < kLanes; ++lane) {

@@ -152,7 +152,7 @@ HARDFAST_HD void transpose8(V (&v)[8]) {
   }
 }
 
-// The widest vector of floats that one register holds; at least eight lanes.
+// As many floats as a register holds, but no fewer than eight: below AVX those are two registers.
 #if defined(__AVX512F__)
 constexpr int kWideLanes = 16;
 #else

@@ -105,8 +105,8 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
 
   void grad_dense(const ChannelBlock& block, i64 x, i64 y, i64 n) {
     const PositionTarget<T, true> to = map().dense_target(sample_, x, y);
-    if (block.first == 0 && n >= 8 && kMode == Mode::kBilinear && !Pad::kBends) {
-      return sampler_.grad_position(block, grads_, to);
+    if constexpr (kMode == Mode::kBilinear && !Pad::kBends) {
+      if (block.first == 0 && n >= 8) return sampler_.grad_position(block, grads_, to);
     }
     sampler_.grad_position(block, grads_);
     for (i64 k = 0; k < n; ++k) {

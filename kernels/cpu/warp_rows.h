@@ -243,7 +243,7 @@ HARDFAST_HD Vec8<T> grad_times_row(const T* window, const std::int32_t* column, 
   return sum;
 }
 
-// Where gradients to positions go: times a factor for each axis, which is 1 and costs nothing in scratch.
+// Where gradients to positions go; kScaled: times a factor for each axis.
 template <typename T, bool kScaled>
 struct PositionTarget {
   T *x, *y, scale_x, scale_y;
@@ -261,7 +261,7 @@ template <int kLanes, bool kScaled, typename T>
 inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4],
                                    const Workspace<T>& ws, const PositionTarget<T, kScaled> target) {
   const T *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
-  const T* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};  // what is stored is none of them
+  const T* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};  // a copy: no store can change it
   for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) {
     const std::int32_t* column = ws.column + k;
     const Vec8<T> upper_a = grad_times_row<kLanes>(upper_row, column, rows, k);

@@ -171,7 +171,7 @@ class Sampler {
     }
   }
 
-  // The same from bilinear taps to anywhere, where the padding rule bends nothing.
+  // The same from bilinear taps, to anywhere with room for eight numbers, and before the slope of the padding rule.
   template <bool kScaled>
   void grad_position(const ChannelBlock& block, const T* const (&rows)[4], const PositionTarget<T, kScaled>& target) {
     const i64 n = run();

@@ -27,9 +27,10 @@ struct PositionGradient {
 // d bilinear / d (x, y), times the gradient of the value.
 template <typename Value, typename Weight>
 HARDFAST_HD PositionGradient<Value> grad_bilinear_position(const Taps<Value>& taps, Weight x, Weight y, Value grad) {
-  const Value across = taps.v01 - taps.v00, down = taps.v10 - taps.v00;
-  const Value twist = taps.v11 - taps.v10 - across;
-  return {grad * (across + twist * y), grad * (down + twist * x)};
+  const Weight left = 1 - x, top = 1 - y;
+  const Value along_x = (taps.v01 - taps.v00) * top + (taps.v11 - taps.v10) * y;
+  const Value along_y = (taps.v10 - taps.v00) * left + (taps.v11 - taps.v01) * x;
+  return {grad * along_x, grad * along_y};
 }
 
 // d bilinear / d taps, times the gradient of the value.
