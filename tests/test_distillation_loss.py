@@ -91,7 +91,7 @@ def test_equals_kl_div_and_cross_entropy_in_float64(options, shape, reduction):
 @pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
 @pytest.mark.parametrize("classes", [2, 10, 1000, 4099])
 def test_at_most_twice_the_error_of_torch(dtype, options, classes):
-    student, teacher, labels = random_rows((64 + 20000 // classes, classes), dtype)
+    student, teacher, labels = random_rows((256 + 20000 // classes, classes), dtype)  # so many that luck counts little
     labels = ignoring(labels)
     grad = torch.randn(len(labels))
 

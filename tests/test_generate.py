@@ -169,7 +169,7 @@ def test_twenty_kills(reference, tmp_path, processes):
     left = set()
     for _ in range(20):
         ready = processes.Event()
-        arguments = path, format, count, 0.005, ready
+        arguments = path, format, count, 0.02, ready
         worker = processes.Process(target=generate_elsewhere, args=arguments, kwargs={"stuck_from": count - GROUP})
         worker.start()
         assert ready.wait(60)

@@ -10,7 +10,7 @@ HARDFAST_BEGIN
 
 using i64 = std::int64_t;
 
-// Sums are float over this many classes, and double above: as exact as double throughout, and twice as fast.
+// Sums are float over this many classes, and double above: nearly as exact as double throughout, and twice as fast.
 constexpr i64 kBlock = 128;
 
 template <typename T>
