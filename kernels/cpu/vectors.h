@@ -8,24 +8,48 @@
 
 HARDFAST_BEGIN
 
-template <typename T>
-struct Vec4Of {
-  typedef T type __attribute__((vector_size(4 * sizeof(T))));
+template <typename T, int kLanes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kLanes * sizeof(T))));
 };
 
 template <typename T>
-using Vec4 = typename Vec4Of<T>::type;
+using Vec4 = typename VectorOf<T, 4>::type;
 
+// Two pixels that lie side by side in a window.
 template <typename T>
-HARDFAST_HD Vec4<T> load4(const T* source) {
-  Vec4<T> value;
+using Vec8 = typename VectorOf<T, 8>::type;
+
+template <typename Vector, typename T>
+HARDFAST_HD Vector load_vector(const T* source) {
+  Vector value;
   __builtin_memcpy(&value, source, sizeof value);
   return value;
 }
 
+template <typename Vector, typename T>
+HARDFAST_HD void store_vector(T* target, Vector value) {
+  __builtin_memcpy(target, &value, sizeof value);
+}
+
+template <typename T>
+HARDFAST_HD Vec4<T> load4(const T* source) {
+  return load_vector<Vec4<T>>(source);
+}
+
 template <typename T>
 HARDFAST_HD void store4(T* target, Vec4<T> value) {
-  __builtin_memcpy(target, &value, sizeof value);
+  store_vector(target, value);
+}
+
+template <typename T>
+HARDFAST_HD Vec8<T> load8(const T* source) {
+  return load_vector<Vec8<T>>(source);
+}
+
+template <typename T>
+HARDFAST_HD void store8(T* target, Vec8<T> value) {
+  store_vector(target, value);
 }
 
 template <typename T>
@@ -36,27 +60,6 @@ HARDFAST_HD Vec4<T> splat4(T value) {
 template <typename T>
 HARDFAST_HD T sum4(Vec4<T> value) {
   return (value[0] + value[1]) + (value[2] + value[3]);
-}
-
-// Two pixels that lie side by side in a window.
-template <typename T>
-struct Vec8Of {
-  typedef T type __attribute__((vector_size(8 * sizeof(T))));
-};
-
-template <typename T>
-using Vec8 = typename Vec8Of<T>::type;
-
-template <typename T>
-HARDFAST_HD Vec8<T> load8(const T* source) {
-  Vec8<T> value;
-  __builtin_memcpy(&value, source, sizeof value);
-  return value;
-}
-
-template <typename T>
-HARDFAST_HD void store8(T* target, Vec8<T> value) {
-  __builtin_memcpy(target, &value, sizeof value);
 }
 
 template <typename T>
@@ -158,19 +161,10 @@ constexpr int kWideLanes = 16;
 #else
 constexpr int kWideLanes = 8;
 #endif
-typedef float WideFloat __attribute__((vector_size(4 * kWideLanes)));
-typedef std::int32_t WideInt __attribute__((vector_size(4 * kWideLanes)));
+typedef VectorOf<float, kWideLanes>::type WideFloat;
+typedef VectorOf<std::int32_t, kWideLanes>::type WideInt;
 
-HARDFAST_HD WideFloat load_wide(const float* source) {
-  WideFloat value;
-  __builtin_memcpy(&value, source, sizeof value);
-  return value;
-}
-
-template <typename Vector, typename T>
-HARDFAST_HD void store_vector(T* target, Vector value) {
-  __builtin_memcpy(target, &value, sizeof value);
-}
+HARDFAST_HD WideFloat load_wide(const float* source) { return load_vector<WideFloat>(source); }
 
 // One instruction where there is one: the compiler sees the loop for what it is.
 HARDFAST_HD WideFloat floor_of(WideFloat value) {
