@@ -27,7 +27,10 @@ class FlowRows {
         columns_(flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline)),
         rows_(flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline)),
         dense_(p.flow_width == p.out_width && p.flow_height == p.out_height && !p.spline &&
-               p.samples_x * p.samples_y == 1) {}
+               p.samples_x * p.samples_y == 1),
+        dense_end_(flow_ + (p.flow_height - 1) * p.flow.row + p.flow_width) {}
+
+  bool dense() const { return dense_; }
 
   // The extremes of the control values that a tile lies between; false if one is NaN, or if there are so many that the
   // positions themselves are found as fast.
@@ -54,11 +57,14 @@ class FlowRows {
     return !along[0].unordered() && !along[1].unordered();
   }
 
-  // Of a run: in place where memory holds them so and n is a number of whole vectors, else in ws.map_x and ws.map_y.
+  // Of a run: in place where memory holds them so and whole vectors of them, else in ws.map_x and ws.map_y.
   __attribute__((always_inline)) Displacements<T> evaluate(double column, double row, std::int64_t n) const {
-    if (!dense_ || p_.flow.column != 1 || n % kWideLanes != 0) return evaluate_points(column, row, n);
-    const T* at = dense_at(column, row);
-    return {at, at + p_.flow.channel};
+    if (dense_ && p_.flow.column == 1) {
+      const std::int64_t read = (n + kWideLanes - 1) / kWideLanes * kWideLanes;
+      const T* at = dense_at(column, row);
+      if (dense_end_ - at >= read) return {at, at + p_.flow.channel};
+    }
+    return evaluate_points(column, row, n);
   }
 
   // Rows first: the weights along a column of the output differ from row to row, those along a row do not. What falls
@@ -306,7 +312,8 @@ class FlowRows {
   Workspace<T>& ws_;
   const T* flow_;
   FlowAxis columns_, rows_;
-  bool dense_;  // a control point for every output pixel
+  bool dense_;          // a control point for every output pixel
+  const T* dense_end_;  // of what may be read of its first channel
 
   // Of the columns located last, which stand in ws.map_column and ws.map_weights.
   mutable double columns_at_ = -1.0;

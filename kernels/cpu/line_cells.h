@@ -187,22 +187,39 @@ inline bool lies_on_pixels(const LinePositions& line) {
          line.start_x == __builtin_floor(line.start_x) && line.start_y == __builtin_floor(line.start_y);
 }
 
-// locate_displaced() for such a line and those below it, one pixel apart: a displacement's own whole pixels and parts
-// are those of its cell. displacements_of(r) are those of row r.
+// One axis of cells around pixels: a displacement's own whole pixels and parts are those of its cell. In float, which
+// holds the pixels of a window; those beyond its ends, and NaN, are its outermost cells.
+template <bool kClamp>
+inline WideFloat cells_around(WideFloat pixels, WideFloat by, float first, float last, WideFloat& within) {
+  const WideFloat whole = floor_of(by), cells = pixels + whole;
+  within = by - whole;
+  if (!kClamp) return cells;
+  const WideFloat low = first + WideFloat{}, high = last + WideFloat{};
+  const WideFloat above = cells > low ? cells : low, clamped = above < high ? above : high;
+  within = cells == clamped ? within : WideFloat{};
+  return clamped;
+}
+
+// locate_displaced() for such a line and those below it, one pixel apart. displacements_of(r) are those of row r.
 template <bool kClamp, typename DisplacementsOf>
 inline void locate_around_pixels(const LinePositions& line, const DisplacementsOf& displacements_of, float half_x,
                                  float half_y, std::int64_t n, std::int64_t rows, const Frame& frame,
                                  Workspace<float>& ws) {
-  const CellStore cells(frame);
-  WideInt y = static_cast<std::int32_t>(line.start_y) + WideInt{};
-  for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n, y += 1) {
+  const float first = static_cast<float>(frame.first), pitch = static_cast<float>(frame.pitch);
+  const float last_x = static_cast<float>(frame.last_x), last_y = static_cast<float>(frame.last_y);
+  const float unit = static_cast<float>(frame.unit);
+  const WideFloat left = static_cast<float>(line.start_x) + __builtin_convertvector(lane_numbers(), WideFloat);
+  WideFloat y = static_cast<float>(line.start_y) + WideFloat{};
+  for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n, y += 1.0f) {
     const Displacements<float> by = displacements_of(r);
-    WideInt x = static_cast<std::int32_t>(line.start_x) + lane_numbers();
-    for (std::int64_t k = 0; k < n; k += kWideLanes, x += kWideLanes) {
-      const WideFloat from_x = load_wide(by.x + k) * half_x, whole_x = floor_of(from_x);
-      const WideFloat from_y = load_wide(by.y + k) * half_y, whole_y = floor_of(from_y);
-      cells.store<kClamp>(add(x, __builtin_convertvector(whole_x, WideInt)), from_x - whole_x,
-                          add(y, __builtin_convertvector(whole_y, WideInt)), from_y - whole_y, at + k, ws);
+    WideFloat x = left;
+    for (std::int64_t k = 0; k < n; k += kWideLanes, x += static_cast<float>(kWideLanes)) {
+      WideFloat within_x, within_y;
+      const WideFloat column = cells_around<kClamp>(x, load_wide(by.x + k) * half_x, first, last_x, within_x);
+      const WideFloat row = cells_around<kClamp>(y, load_wide(by.y + k) * half_y, first, last_y, within_y);
+      store_vector(ws.x + at + k, within_x);
+      store_vector(ws.y + at + k, within_y);
+      store_vector(ws.column + at + k, __builtin_convertvector(row * pitch + column * unit, WideInt));
     }
   }
 }

@@ -85,13 +85,15 @@ template <int kRows, typename T>
 inline void interleave_rows(const T* const (&rows)[4], std::int64_t n, T* pixels) {
   const T *const a = rows[0], *const b = rows[1], *const c = rows[2], *const d = rows[3];
   const Vec8<T> zero{};
+  // Even pixels before odd ones: each vector then is two neighbours, and half as many are stored.
+  const auto load = [](const T* row) __attribute__((always_inline)) {
+    const Vec8<T> values = load8(row);
+    return Vec8<T>(__builtin_shufflevector(values, values, 0, 2, 4, 6, 1, 3, 5, 7));
+  };
   const auto interleave = [&](std::int64_t i) __attribute__((always_inline)) {
-    Vec8<T> v[4] = {load8(a + i), load8(b + i), kRows > 2 ? load8(c + i) : zero, kRows > 3 ? load8(d + i) : zero};
+    Vec8<T> v[4] = {load(a + i), load(b + i), kRows > 2 ? load(c + i) : zero, kRows > 3 ? load(d + i) : zero};
     transpose_fours(v[0], v[1], v[2], v[3]);
-    for (int k = 0; k < 4; ++k) {
-      store4(pixels + 4 * (i + k), first_half<T>(v[k]));
-      store4(pixels + 4 * (i + k) + 16, second_half<T>(v[k]));
-    }
+    for (int k = 0; k < 4; ++k) store8(pixels + 4 * i + 8 * k, v[k]);
   };
   if (n >= 8) return for_each_eight(n, interleave);
   for (std::int64_t i = 0; i < n; ++i) {

@@ -2,14 +2,19 @@
 // whose registers hold as many floats.
 #pragma once
 
+#if defined(__AVX512DQ__)
+#include <immintrin.h>
+#endif
+
 #include "warp_rows.h"
 
 HARDFAST_BEGIN
 
-#if defined(__AVX512F__)
+#if defined(__AVX512DQ__)
 
-HARDFAST_HD WideFloat join(Vec8<float> first, Vec8<float> second) {
-  return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+// Eight numbers from each of two places. GCC 12 has to be told that the second are an operand in memory.
+HARDFAST_HD WideFloat load_two(const float* first, const float* second) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(load8(first)), load8(second), 1);
 }
 
 // Of the four pixels that each of a and b holds, those that are named, a's first.
@@ -20,23 +25,32 @@ HARDFAST_HD WideFloat choose_pixels(WideFloat a, WideFloat b) {
 }
 
 // The left and the right taps of pixels k + i and k + i + 4, blended from their upper to their lower ones; `down` are
-// the sixteen places from k on.
+// the places of eight pixels from k on, four of them twice and then the other four.
 template <int i>
-HARDFAST_HD WideFloat blend_two(const Workspace<float>& ws, std::int64_t k, WideFloat down, std::int64_t pitch) {
-  constexpr int j = i + 4;
-  const float* const a = ws.window + std::int64_t{ws.column[k + i]};
-  const float* const b = ws.window + std::int64_t{ws.column[k + j]};
-  const WideFloat upper = join(load8(a), load8(b)), lower = join(load8(a + 4 * pitch), load8(b + 4 * pitch));
-  return upper + (lower - upper) * __builtin_shufflevector(down, down, i, i, i, i, i, i, i, i, j, j, j, j, j, j, j, j);
+HARDFAST_HD WideFloat blend_two(const Workspace<float>& ws, std::int64_t k, WideFloat down,
+                                const CellRows<float>& rows) {
+  const std::int64_t a = ws.column[k + i], b = ws.column[k + i + 4];
+  const WideFloat upper = load_two(rows.upper + a, rows.upper + b);
+  return upper + (load_two(rows.lower + a, rows.lower + b) - upper) * within_fours<i, i, i, i>(down, down);
+}
+
+// The places within their cells of sixteen pixels.
+struct Places {
+  WideFloat across, first_down, last_down;  // for blend_two(): of the first eight, and of the other eight
+};
+
+HARDFAST_HD Places load_places(const Workspace<float>& ws, std::int64_t k) {
+  const WideFloat down = load_wide(ws.y + k);
+  return {load_wide(ws.x + k), choose_pixels<0, 0, 1, 1>(down, down), choose_pixels<2, 2, 3, 3>(down, down)};
 }
 
 // Pixels k + i, k + i + 4, k + i + 8 and k + i + 12.
 template <int i>
-HARDFAST_HD WideFloat sample_four(const Workspace<float>& ws, std::int64_t k, WideFloat across, WideFloat down,
-                                  std::int64_t pitch) {
-  const WideFloat first = blend_two<i>(ws, k, down, pitch), second = blend_two<i + 8>(ws, k, down, pitch);
-  const WideFloat left = choose_pixels<0, 2, 4, 6>(first, second), right = choose_pixels<1, 3, 5, 7>(first, second);
-  return left + (right - left) * within_fours<i, i, i, i>(across, across);
+HARDFAST_HD WideFloat sample_four(const Workspace<float>& ws, std::int64_t k, const Places& at,
+                                  const CellRows<float>& rows) {
+  const WideFloat first = blend_two<i>(ws, k, at.first_down, rows), last = blend_two<i>(ws, k + 8, at.last_down, rows);
+  const WideFloat left = choose_pixels<0, 2, 4, 6>(first, last), right = choose_pixels<1, 3, 5, 7>(first, last);
+  return left + (right - left) * within_fours<i, i, i, i>(at.across, at.across);
 }
 
 // Calls function(k) for sixteen pixels from k on, until all n, at least sixteen, were among them.
@@ -46,19 +60,21 @@ HARDFAST_HD void for_each_sixteen(std::int64_t n, const Function& function) {
   if (n % 16 != 0) function(n - 16);
 }
 
-// Forward into four rows of one channel each.
+// Forward into kLanes rows of one channel each.
+template <int kLanes>
 inline void sample_planes_by_sixteen(std::int64_t n, std::int64_t pitch, const Workspace<float>& ws,
-                                     float* const (&rows)[4]) {
-  float *const red = rows[0], *const green = rows[1], *const blue = rows[2], *const alpha = rows[3];
+                                     float* const (&targets)[4]) {
+  const CellRows<float> rows(ws, pitch);
+  float *const red = targets[0], *const green = targets[1], *const blue = targets[2], *const alpha = targets[3];
   for_each_sixteen(n, [&](std::int64_t k) __attribute__((always_inline)) {
-    const WideFloat across = load_wide(ws.x + k), down = load_wide(ws.y + k);
-    WideFloat a = sample_four<0>(ws, k, across, down, pitch), b = sample_four<1>(ws, k, across, down, pitch);
-    WideFloat c = sample_four<2>(ws, k, across, down, pitch), d = sample_four<3>(ws, k, across, down, pitch);
+    const Places at = load_places(ws, k);
+    WideFloat a = sample_four<0>(ws, k, at, rows), b = sample_four<1>(ws, k, at, rows);
+    WideFloat c = sample_four<2>(ws, k, at, rows), d = sample_four<3>(ws, k, at, rows);
     transpose_fours(a, b, c, d);
     store_vector(red + k, a);
     store_vector(green + k, b);
-    store_vector(blue + k, c);
-    store_vector(alpha + k, d);
+    if (kLanes > 2) store_vector(blue + k, c);
+    if (kLanes > 3) store_vector(alpha + k, d);
   });
 }
 
@@ -67,9 +83,7 @@ inline void sample_planes_by_sixteen(std::int64_t n, std::int64_t pitch, const W
 template <int kLanes>
 HARDFAST_HD WideFloat grad_times_row(const float* window, const std::int32_t* column, const WideFloat (&grads)[4]) {
   const auto pair = [&](int i) __attribute__((always_inline)) {
-    WideFloat taps = join(load8(window + std::int64_t{column[i]}), load8(window + std::int64_t{column[i + 4]}));
-    hold(taps);
-    return taps;
+    return load_two(window + std::int64_t{column[i]}, window + std::int64_t{column[i + 4]});
   };
   WideFloat a = pair(0), b = pair(1), c = pair(2), d = pair(3);
   transpose_fours(a, b, c, d);
@@ -82,7 +96,7 @@ HARDFAST_HD WideFloat grad_times_row(const float* window, const std::int32_t* co
 template <int kLanes, bool kScaled>
 inline void grad_position_by_sixteen(std::int64_t n, std::int64_t pitch, const float* const (&grads)[4],
                                      const Workspace<float>& ws, const PositionTarget<float, kScaled> target) {
-  const float *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
+  const CellRows<float> cells(ws, pitch);
   const float* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};  // a copy: no store can change it
   for_each_sixteen(n, [&](std::int64_t k) __attribute__((always_inline)) {
     WideFloat low[4] = {}, high[4] = {};
@@ -92,10 +106,10 @@ inline void grad_position_by_sixteen(std::int64_t n, std::int64_t pitch, const f
       high[lane] = choose_pixels<2, 2, 3, 3>(row, row);
     }
     const std::int32_t* column = ws.column + k;
-    const WideFloat upper_a = grad_times_row<kLanes>(upper_row, column, low);
-    const WideFloat lower_a = grad_times_row<kLanes>(lower_row, column, low);
-    const WideFloat upper_b = grad_times_row<kLanes>(upper_row, column + 8, high);
-    const WideFloat lower_b = grad_times_row<kLanes>(lower_row, column + 8, high);
+    const WideFloat upper_a = grad_times_row<kLanes>(cells.upper, column, low);
+    const WideFloat lower_a = grad_times_row<kLanes>(cells.lower, column, low);
+    const WideFloat upper_b = grad_times_row<kLanes>(cells.upper, column + 8, high);
+    const WideFloat lower_b = grad_times_row<kLanes>(cells.lower, column + 8, high);
     const Taps<WideFloat> taps = {
         choose_pixels<0, 2, 4, 6>(upper_a, upper_b), choose_pixels<1, 3, 5, 7>(upper_a, upper_b),
         choose_pixels<0, 2, 4, 6>(lower_a, lower_b), choose_pixels<1, 3, 5, 7>(lower_a, lower_b)};
@@ -106,21 +120,21 @@ inline void grad_position_by_sixteen(std::int64_t n, std::int64_t pitch, const f
 #endif
 
 // sample_planes(), by as many pixels as the processor takes.
-template <bool kNearest, typename T>
-inline void sample_planes_widest(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
-#if defined(__AVX512F__)
+template <bool kNearest, int kLanes, typename T>
+inline void sample_planes_widest(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&targets)[4]) {
+#if defined(__AVX512DQ__)
   if constexpr (sizeof(T) == sizeof(float) && !kNearest) {
-    if (n >= 16) return sample_planes_by_sixteen(n, pitch, ws, rows);
+    if (n >= 16) return sample_planes_by_sixteen<kLanes>(n, pitch, ws, targets);
   }
 #endif
-  sample_planes<kNearest>(n, pitch, ws, rows);
+  sample_planes<kNearest, kLanes>(n, pitch, ws, targets);
 }
 
 // grad_position_channels(), by as many pixels as the processor takes.
 template <int kLanes, bool kScaled, typename T>
 inline void grad_position_widest(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4], const Workspace<T>& ws,
                                  const PositionTarget<T, kScaled>& target) {
-#if defined(__AVX512F__)
+#if defined(__AVX512DQ__)
   if constexpr (sizeof(T) == sizeof(float)) {
     if (n >= 16) return grad_position_by_sixteen<kLanes>(n, pitch, grads, ws, target);
   }

@@ -173,14 +173,11 @@ HARDFAST_HD WideFloat floor_of(WideFloat value) {
   return floor;
 }
 
-// Keeps a loaded value in its register: GCC 12 reads memory again for every use that has room for an address.
+// Keeps 32 loaded bytes in their register: GCC 12 reads memory again for every use that has room for an address.
 template <typename V>
 HARDFAST_HD void hold(V& value) {
 #if defined(__AVX2__)
   if constexpr (sizeof value == 32) asm("" : "+x"(value));
-#endif
-#if defined(__AVX512F__)
-  if constexpr (sizeof value == 64) asm("" : "+v"(value));
 #endif
   static_cast<void>(value);
 }

@@ -43,6 +43,16 @@ void sample_pixels(i64 channels, i64 n, i64 pitch, const Workspace<T>& ws, T* pi
   }
 }
 
+// n pixels in rows of one channel each.
+template <bool kNearest, typename T>
+void sample_rows(i64 channels, i64 n, i64 pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
+  switch (channels) {
+    case 2: return sample_planes_widest<kNearest, 2>(n, pitch, ws, rows);
+    case 3: return sample_planes_widest<kNearest, 3>(n, pitch, ws, rows);
+    default: return sample_planes_widest<kNearest, 4>(n, pitch, ws, rows);
+  }
+}
+
 template <typename T, typename Pad, Mode kMode>
 void forward_tile(const WarpParams& p, i64 sample, const Tile& tile, Tag<Sampler<T, Pad, kMode>>) {
   constexpr bool kNearest = kMode == Mode::kNearest;
@@ -71,7 +81,7 @@ void forward_tile(const WarpParams& p, i64 sample, const Tile& tile, Tag<Sampler
     } else {
       T* rows[4];
       block_rows(p.output, block, at, n, ws.rows, rows);
-      sample_planes_widest<kNearest>(n, sampler.pitch(), ws, rows);
+      sample_rows<kNearest>(block.lanes, n, sampler.pitch(), ws, rows);
       commit_rows(p.output, block, at, n, rows);
     }
   });

@@ -110,6 +110,7 @@ class CoordinateMap {
   }
 
   FlowRows<T>& flow() { return flow_; }
+  const FlowRows<T>& flow() const { return flow_; }
   T half_x() const { return static_cast<T>(scale_.x.half_extent); }
   T half_y() const { return static_cast<T>(scale_.y.half_extent); }
 

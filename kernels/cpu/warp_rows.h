@@ -120,29 +120,38 @@ HARDFAST_HD Taps<Vec8<T>> plane_taps(const T* upper, const T* lower, const std::
           __builtin_shufflevector(lower_a, lower_b, 1, 3, 9, 11, 5, 7, 13, 15)};
 }
 
-// The left and the right taps of pixel k, of four channels each, blended from their upper to their lower ones.
+// Where the upper and the lower taps of cells of four channels are counted from.
 template <typename T>
-HARDFAST_HD Vec8<T> blend_rows(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
-  const T* cell = ws.window + std::int64_t{ws.column[k]};
-  const Vec8<T> upper = load8(cell);
-  return upper + (load8(cell + 4 * pitch) - upper) * splat8(ws.y[k]);
+struct CellRows {
+  const T *upper, *lower;
+
+  CellRows(const Workspace<T>& ws, std::int64_t pitch) : upper(ws.window), lower(ws.window + 4 * pitch) {}
+};
+
+// The left and the right taps of pixel k, of four channels each, blended from their upper to their lower ones. The
+// difference is taken from the upper ones, for the lower ones are an operand in memory then.
+template <typename T>
+HARDFAST_HD Vec8<T> blend_rows(const Workspace<T>& ws, std::int64_t k, const CellRows<T>& rows) {
+  const std::int64_t cell = ws.column[k];
+  const Vec8<T> upper = load8(rows.upper + cell);
+  return upper - (upper - load8(rows.lower + cell)) * splat8(ws.y[k]);
 }
 
 template <bool kNearest, typename T>
-HARDFAST_HD Vec4<T> sample_pixel(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
-  if (kNearest) return load4(ws.window + std::int64_t{ws.column[k]});
-  const Vec8<T> taps = blend_rows(ws, k, pitch);
+HARDFAST_HD Vec4<T> sample_pixel(const Workspace<T>& ws, std::int64_t k, const CellRows<T>& rows) {
+  if (kNearest) return load4(rows.upper + std::int64_t{ws.column[k]});
+  const Vec8<T> taps = blend_rows(ws, k, rows);
   const Vec4<T> left = first_half<T>(taps);
   return left + (second_half<T>(taps) - left) * splat4(ws.x[k]);
 }
 
 // Pixels k + kPair and k + kPair + 4; `across` are the eight places from k on.
 template <bool kNearest, int kPair, typename T>
-HARDFAST_HD Vec8<T> sample_two(const Workspace<T>& ws, std::int64_t k, Vec8<T> across, std::int64_t pitch) {
+HARDFAST_HD Vec8<T> sample_two(const Workspace<T>& ws, std::int64_t k, Vec8<T> across, const CellRows<T>& rows) {
   if (kNearest) {
-    return join<T>(sample_pixel<true>(ws, k + kPair, pitch), sample_pixel<true>(ws, k + kPair + 4, pitch));
+    return join<T>(sample_pixel<true>(ws, k + kPair, rows), sample_pixel<true>(ws, k + kPair + 4, rows));
   }
-  const Vec8<T> a = blend_rows(ws, k + kPair, pitch), b = blend_rows(ws, k + kPair + 4, pitch);
+  const Vec8<T> a = blend_rows(ws, k + kPair, rows), b = blend_rows(ws, k + kPair + 4, rows);
   const Vec8<T> left = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
   const Vec8<T> right = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
   constexpr int i = kPair, j = kPair + 4;
@@ -156,21 +165,22 @@ struct EightPixels {
 };
 
 template <bool kNearest, typename T>
-HARDFAST_HD EightPixels<T> sample_eight(const Workspace<T>& ws, std::int64_t k, std::int64_t pitch) {
+HARDFAST_HD EightPixels<T> sample_eight(const Workspace<T>& ws, std::int64_t k, const CellRows<T>& rows) {
   const Vec8<T> across = load8(ws.x + k);
-  return {sample_two<kNearest, 0>(ws, k, across, pitch), sample_two<kNearest, 1>(ws, k, across, pitch),
-          sample_two<kNearest, 2>(ws, k, across, pitch), sample_two<kNearest, 3>(ws, k, across, pitch)};
+  return {sample_two<kNearest, 0>(ws, k, across, rows), sample_two<kNearest, 1>(ws, k, across, rows),
+          sample_two<kNearest, 2>(ws, k, across, rows), sample_two<kNearest, 3>(ws, k, across, rows)};
 }
 
 // Forward: n pixels of four channels, kStride elements apart. Where that is fewer than four, the next pixel overwrites
 // what is stored too much, and the last one is stored alone.
 template <bool kNearest, int kStride, typename T>
 inline void sample_channels(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* target) {
+  const CellRows<T> rows(ws, pitch);
   const auto store_last = [&](Vec4<T> value) {
     for (int lane = 0; lane < kStride; ++lane) target[kStride * (n - 1) + lane] = value[lane];
   };
   const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
-    const EightPixels<T> pixels = sample_eight<kNearest>(ws, k, pitch);
+    const EightPixels<T> pixels = sample_eight<kNearest>(ws, k, rows);
     T* at = target + kStride * k;
     store4(at, first_half<T>(pixels.a));
     store4(at + kStride, first_half<T>(pixels.b));
@@ -187,7 +197,7 @@ inline void sample_channels(std::int64_t n, std::int64_t pitch, const Workspace<
   };
   if (n >= 8) return for_each_eight(n, sample);
   for (std::int64_t k = 0; k < n; ++k) {
-    const Vec4<T> value = sample_pixel<kNearest>(ws, k, pitch);
+    const Vec4<T> value = sample_pixel<kNearest>(ws, k, rows);
     if (kStride == 4 || k + 1 < n) {
       store4(target + kStride * k, value);
     } else {
@@ -196,22 +206,23 @@ inline void sample_channels(std::int64_t n, std::int64_t pitch, const Workspace<
   }
 }
 
-// Forward into four rows of one channel each; rows that are not wanted may alias a row of junk.
-template <bool kNearest, typename T>
-inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&rows)[4]) {
-  T *const red = rows[0], *const green = rows[1], *const blue = rows[2], *const alpha = rows[3];
+// Forward into kLanes rows of one channel each.
+template <bool kNearest, int kLanes, typename T>
+inline void sample_planes(std::int64_t n, std::int64_t pitch, const Workspace<T>& ws, T* const (&targets)[4]) {
+  const CellRows<T> rows(ws, pitch);
+  T *const red = targets[0], *const green = targets[1], *const blue = targets[2], *const alpha = targets[3];
   const auto sample = [&](std::int64_t k) __attribute__((always_inline)) {
-    EightPixels<T> pixels = sample_eight<kNearest>(ws, k, pitch);
+    EightPixels<T> pixels = sample_eight<kNearest>(ws, k, rows);
     transpose_fours(pixels.a, pixels.b, pixels.c, pixels.d);
     store8(red + k, pixels.a);
     store8(green + k, pixels.b);
-    store8(blue + k, pixels.c);
-    store8(alpha + k, pixels.d);
+    if (kLanes > 2) store8(blue + k, pixels.c);
+    if (kLanes > 3) store8(alpha + k, pixels.d);
   };
   if (n >= 8) return for_each_eight(n, sample);
   for (std::int64_t k = 0; k < n; ++k) {
-    const Vec4<T> value = sample_pixel<kNearest>(ws, k, pitch);
-    for (int lane = 0; lane < 4; ++lane) rows[lane][k] = value[lane];
+    const Vec4<T> value = sample_pixel<kNearest>(ws, k, rows);
+    for (int lane = 0; lane < kLanes; ++lane) targets[lane][k] = value[lane];
   }
 }
 
@@ -260,14 +271,14 @@ struct PositionTarget {
 template <int kLanes, bool kScaled, typename T>
 inline void grad_position_channels(std::int64_t n, std::int64_t pitch, const T* const (&grads)[4],
                                    const Workspace<T>& ws, const PositionTarget<T, kScaled> target) {
-  const T *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
+  const CellRows<T> cells(ws, pitch);
   const T* const rows[4] = {grads[0], grads[1], grads[2], grads[3]};  // a copy: no store can change it
   for_each_eight(n, [&](std::int64_t k) __attribute__((always_inline)) {
     const std::int32_t* column = ws.column + k;
-    const Vec8<T> upper_a = grad_times_row<kLanes>(upper_row, column, rows, k);
-    const Vec8<T> lower_a = grad_times_row<kLanes>(lower_row, column, rows, k);
-    const Vec8<T> upper_b = grad_times_row<kLanes>(upper_row, column + 4, rows, k + 4);
-    const Vec8<T> lower_b = grad_times_row<kLanes>(lower_row, column + 4, rows, k + 4);
+    const Vec8<T> upper_a = grad_times_row<kLanes>(cells.upper, column, rows, k);
+    const Vec8<T> lower_a = grad_times_row<kLanes>(cells.lower, column, rows, k);
+    const Vec8<T> upper_b = grad_times_row<kLanes>(cells.upper, column + 4, rows, k + 4);
+    const Vec8<T> lower_b = grad_times_row<kLanes>(cells.lower, column + 4, rows, k + 4);
     const Taps<Vec8<T>> taps = {__builtin_shufflevector(upper_a, upper_b, 0, 1, 2, 3, 8, 9, 10, 11),
                                 __builtin_shufflevector(upper_a, upper_b, 4, 5, 6, 7, 12, 13, 14, 15),
                                 __builtin_shufflevector(lower_a, lower_b, 0, 1, 2, 3, 8, 9, 10, 11),

@@ -86,6 +86,7 @@ class Sampler {
     const double pixels = static_cast<double>(tile.area()) * static_cast<double>(subsamples_);
     const bool bounded = window_axis<kMode>(p_, x, p_.width, window_.x, window_.width) &&
                          window_axis<kMode>(p_, y, p_.height, window_.y, window_.height);
+    window_.width += window_.width % 2;  // so that no row begins between the two pixels of a vector
     in_window_ = computed_ && holds_cells(window_.x, window_.width, x) && holds_cells(window_.y, window_.height, y);
     // Eight pixels packed for each one computed cost about as much as four scattered loads a channel.
     const double area = static_cast<double>(window_.width) * static_cast<double>(window_.height);
@@ -310,7 +311,7 @@ class Sampler {
     const float half_x = map_.half_x(), half_y = map_.half_y();
     const LinePositions first = line(column, row, window_);
     const auto by = [&](i64 r) { return map_.flow().evaluate(column, row + static_cast<double>(r), n); };
-    if (!lies_on_pixels(first) || map_.y().row != 1.0) {
+    if (!runs_on_pixels(first)) {
       for (i64 r = 0; r < rows_; ++r) {
         const LinePositions undisplaced = line(column, row + static_cast<double>(r), window_);
         locate_displaced(undisplaced, steps_x_, steps_y_, by(r), half_x, half_y, n, r * n, frame_, ws_);
@@ -323,6 +324,15 @@ class Sampler {
     for (i64 k = 0; Pad::kBends && k < run(); ++k) ws_.slope_x[k] = ws_.slope_y[k] = T(1);
   }
 
+  // Whether a flow displaces pixels, rows of them one below the other.
+  bool runs_on_pixels(const LinePositions& first) const { return lies_on_pixels(first) && map_.y().row == 1.0; }
+
+  // Whether the tile is all of a flow of the image's own size: its window is the image with the ring around it.
+  bool is_whole_flow() const {
+    return kFixed && !Pad::kBends && p_.map == Map::kFlow && map_.flow().dense() && tile_.height == p_.height &&
+           tile_.width == p_.width && runs_on_pixels(line(0, 0, Window{}));
+  }
+
   // What the tile reaches of the input, if that is known before its positions are. They can be computed run by run
   // then, unless the padding rule bends some, or there are sub-samples.
   bool bounds(Range& x, Range& y) {
@@ -332,7 +342,9 @@ class Sampler {
       straight_ = runs_straight(x, y);
       return true;
     }
-    return !kBicubic && subsamples_ == 1 && map_.bounds(tile_, x, y) && runs_straight(x, y);
+    if (kBicubic || subsamples_ > 1) return false;
+    x = y = {-__builtin_inf(), __builtin_inf()};
+    return is_whole_flow() || (map_.bounds(tile_, x, y) && runs_straight(x, y));
   }
 
   // Whether the padding rule bends no position of the tile.
