@@ -24,6 +24,8 @@ from warp_cases import (
     random_image,
 )
 
+from hardfast.ops import flow_warp
+
 
 def all_inputs(case: WarpCase, batch: int = 1, channels: int = 2, size: tuple[int, int] = (4, 5)) -> list[Tensor]:
     """Image, map parameters, fill and colour."""
@@ -132,6 +134,21 @@ def test_compiles_to_one_graph_for_all_sizes(case: WarpCase):
         actual = gradients(lambda *values: compiled(size, *values), inputs, torch.tensor(1.0, dtype=torch.float64))  # noqa: B023
         assert_all_close(actual, expected, 1e-10)
     assert counter.frame_count == 1
+
+
+def test_exports_for_flows_below_and_above_the_number_that_is_inspected():
+    class Warped(torch.nn.Module):
+        def forward(self, image: Tensor, flow: Tensor) -> Tensor:
+            return flow_warp(image, flow)
+
+    def inputs(height: int, width: int) -> tuple[Tensor, Tensor]:
+        return torch.rand(2, 3, height, width), 0.1 * torch.randn(2, 2, height, width)
+
+    sides = {2: torch.export.Dim("height", min=2, max=400), 3: torch.export.Dim("width", min=2, max=400)}
+    exported = torch.export.export(Warped(), inputs(20, 21), dynamic_shapes=(sides, sides)).module()
+    for height, width in ((8, 9), (20, 21), (90, 91)):
+        image, flow = inputs(height, width)
+        torch.testing.assert_close(exported(image, flow), flow_warp(image, flow))
 
 
 @pytest.mark.parametrize("channels", [3, 6])

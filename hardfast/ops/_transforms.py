@@ -23,12 +23,9 @@ def differentiable(
     torch.library.register_autograd(f"hardfast::{name}", backward, setup_context=setup_context, lib=LIBRARY)
     torch.library.register_vmap(f"hardfast::{name}", vmap, lib=LIBRARY)
 
-    def undifferentiated(*args: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
-
     def forward(ctx: Any, *args: Any) -> Any:
-        output = undifferentiated(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*args)
         setup_context(ctx, args, output)
         return output
 
@@ -42,13 +39,14 @@ def differentiable(
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
             return op(*args)
-        if transforms_active():
+        if torch._C._are_functorch_transforms_active():
             return transformed.apply(*args)
         if torch.is_grad_enabled():
             for x in args:
                 if isinstance(x, torch.Tensor) and x.requires_grad:
                     return eager.apply(*args)
-        return undifferentiated(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
 
     return call
 

@@ -30,19 +30,22 @@ def check_image(image: Tensor) -> None:
         raise TypeError(f"image must be a tensor, got {type(image).__name__}")
     if image.dtype not in (*_checks.FLOATING, torch.uint8):
         raise TypeError(f"image must be float32, float64, float16, bfloat16 or uint8, got {image.dtype}")
-    if image.dim() != 4:
-        raise ValueError(f"image must have shape [B, C, H, W], got {list(image.shape)}")
-    if image.shape[2] == 0 or image.shape[3] == 0:
-        raise ValueError(f"image must have at least one pixel, got shape {list(image.shape)}")
+    shape = image.shape
+    if len(shape) != 4:
+        raise ValueError(f"image must have shape [B, C, H, W], got {list(shape)}")
+    if shape[2] == 0 or shape[3] == 0:
+        raise ValueError(f"image must have at least one pixel, got shape {list(shape)}")
 
 
 def check_parameter(name: str, value: Tensor, image: Tensor, shape: Sequence[int | str]) -> None:
     """Checks a map parameter of ``[1 or B, *shape]``, where a name in ``shape`` stands for any length but 0."""
     _checks.floating_tensor(name, value)
-    lengths = value.shape[1:]
-    fits = len(lengths) == len(shape)
-    for length, expected in zip(lengths, shape, strict=False):
-        fits = fits and (length > 0 if isinstance(expected, str) else length == expected)
+    lengths = value.shape
+    fits = len(lengths) == 1 + len(shape)
+    if fits:
+        for axis, expected in enumerate(shape, 1):
+            if lengths[axis] != expected if isinstance(expected, int) else lengths[axis] == 0:
+                fits = False
     if not fits:
         raise ValueError(f"{name} must have shape [1 or B, {', '.join(map(str, shape))}], got {list(value.shape)}")
     if value.device != image.device:
@@ -71,7 +74,8 @@ def warp_image(
     fill = _fill_values(sampling.fill, image)
     color = _color_maps(sampling.color, image)
     check_batches({"image": image, **parameters, "fill": fill, "color": color})
-    _refuse_gradients_of_bytes(image, [*parameters.values(), fill, color])
+    if image.dtype == torch.uint8:
+        _refuse_gradients_of_bytes([*parameters.values(), fill, color])
     dtype = compute_dtype(image)
     inputs = [value if value.dtype == dtype else value.to(dtype) for value in parameters.values()]
     rules = (out_size, samples, sampling.mode, sampling.padding_mode, bool(sampling.align_corners), *options)
@@ -93,7 +97,7 @@ def _whole_numbers(values: Any) -> list[int] | None:
 
 def _output_size(image: Tensor, size: Sequence[int] | None) -> list[int]:
     if size is None:
-        return [image.shape[2], image.shape[3]]
+        return list(image.shape[2:])
     return height_width("size", size)
 
 
@@ -105,7 +109,9 @@ def height_width(name: str, size: Any) -> list[int]:
 
 
 def _samples(antialias: bool | int | Sequence[int], image: Tensor, size: list[int]) -> list[int]:
-    if isinstance(antialias, bool):
+    if antialias is False:
+        return [1, 1]
+    if antialias is True:
         return list(sub_samples(antialias, image, size))
     numbers = _whole_numbers(antialias)
     if numbers is None:
@@ -160,10 +166,8 @@ def check_batches(tensors: Mapping[str, Tensor | None]) -> None:
         batch = length
 
 
-def _refuse_gradients_of_bytes(image: Tensor, inputs: Sequence[Tensor | None]) -> None:
-    if image.dtype != torch.uint8 or not torch.is_grad_enabled():
-        return
-    if any(value is not None and value.requires_grad for value in inputs):
+def _refuse_gradients_of_bytes(inputs: Sequence[Tensor | None]) -> None:
+    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
         raise TypeError(
             "image must have a floating dtype where gradients are asked for, got uint8: its warp is rounded "
             "(convert the image, or use torch.no_grad())"
@@ -207,6 +211,7 @@ class Warp:
         self.tensors = len(parameters) + 3  # image, fill and color
         self.reference = reference
         self.option_names = ("mode", "padding_mode", "align_corners", *options)
+        self.without_gradients = (None,) * (2 + len(self.option_names))  # size and samples have none either
         tensors = f"Tensor image, {''.join(f'Tensor {p}, ' for p in parameters)}Tensor? fill, Tensor? color"
         rules = (
             f"SymInt[2] samples, str mode, str padding_mode, bool align_corners{''.join(f', str {o}' for o in options)}"
@@ -246,8 +251,8 @@ class Warp:
     def _autograd(self, ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         mask = list(ctx.needs_input_grad[: self.tensors])
         grads = self.backward(grad, *ctx.saved_tensors, *ctx.options, mask)
-        wanted = (g if m else None for g, m in zip(grads, mask, strict=True))
-        return *wanted, None, *(None for _ in ctx.options)
+        wanted = [g if m else None for g, m in zip(grads, mask, strict=True)]
+        return *wanted, *self.without_gradients
 
     def _setup_context_backward(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs[: self.tensors + 1])
