@@ -279,7 +279,7 @@ def check_labels(labels: Tensor, logits: Tensor, ignore_index: int | None = None
         return
     classes = logits.shape[-1]
     low, high = torch.aminmax(labels)
-    if low >= 0 and high < classes:
+    if low.item() >= 0 and high.item() < classes:
         return
     wrong = (labels < 0) | (labels >= classes)
     if ignore_index is not None:

@@ -6,13 +6,16 @@
 // q are probabilities at temperature T, p those of the student at temperature 1.
 #include "distillation_loss.h"
 
-#include "logit_rows.h"
+#include "narrow_rows.h"
 
 HARDFAST_BEGIN
 
 namespace {
 
-// The cross-entropy of one row; `sum` is that of row_forward. A label that is no class gives NaN.
+// Whether the sum of a row's exponentials at temperature 1 is wanted, and is another one than the divergence has.
+bool sums_again(const DistillationLossParams& p) { return p.temperature != 1 && p.label_weight != 0; }
+
+// The cross-entropy of one row; `sum` is that of exp(logit - shift). A label that is no class gives NaN.
 template <typename T>
 void label_forward(const DistillationLossParams& p, const T* logits, i64 label, double sum, T* stats) {
   if (label == p.ignore_index || p.label_weight == 0) {
@@ -24,7 +27,6 @@ void label_forward(const DistillationLossParams& p, const T* logits, i64 label, 
     return;
   }
   const T shift = stats[kStudentShift];
-  if (p.temperature != 1) sum = exp_sum(logits, p.classes, shift);
   double target = (1 - p.label_smoothing) * static_cast<double>(logits[label] - shift);
   if (p.label_smoothing != 0) {
     double total = 0;
@@ -69,14 +71,42 @@ void row_backward(const RowView<T>& row, const T* stats, const RowGrads<T>& grad
   }
 }
 
+// Rows of few classes.
+template <typename T, typename Storage>
+void narrow_forward_rows(const DistillationLossParams& p, i64 begin, i64 end) {
+  const RowBuffers<T, Storage> buffers(p.classes);
+  NarrowRows<T> tile;
+  for (i64 i = begin; i < end; i += kRowLanes) {
+    const i64 rows = end - i < kRowLanes ? end - i : kRowLanes;
+    T* const first = static_cast<T*>(p.row_stats) + kDistillationStats * i;
+    load_models<Storage>(p, i, rows, tile);
+    Vec8<T> sums =
+        narrow_forward(true, tile, rows, p.classes, static_cast<T>(1 / p.temperature), first, kDistillationStats);
+    if (sums_again(p)) {
+      Vec8<T> shift{};
+      for (i64 lane = 0; lane < rows; ++lane) shift[lane] = first[kDistillationStats * lane + kStudentShift];
+      load_models<Storage>(p, i, rows, tile);
+      exp_lanes(tile.student, p.classes, shift);
+      sums = sum_lanes(tile.student, p.classes);
+    }
+    for (i64 lane = 0; lane < rows; ++lane) {
+      label_forward(p, row_view(p, i + lane, buffers).student, p.labels[(i + lane) * p.label_stride],
+                    static_cast<double>(sums[lane]), first + kDistillationStats * lane);
+    }
+  }
+}
+
 template <typename T, typename Storage>
 void forward_rows(const DistillationLossParams& p, i64 begin, i64 end) {
+  if (p.classes <= kNarrow) return narrow_forward_rows<T, Storage>(p, begin, end);
   const RowBuffers<T, Storage> buffers(p.classes);
   for (i64 i = begin; i < end; ++i) {
     const RowView<T> row = row_view(p, i, buffers, p.temperature);
     T* stats = static_cast<T*>(p.row_stats) + kDistillationStats * i;
-    const double sum = row_forward<true>(row, stats);
-    label_forward(p, row.student, p.labels[i * p.label_stride], sum, stats);
+    const i64 label = p.labels[i * p.label_stride];
+    double sum = row_forward<true>(row, stats);
+    if (sums_again(p) && label != p.ignore_index) sum = exp_sum(row.student, p.classes, stats[kStudentShift]);
+    label_forward(p, row.student, label, sum, stats);
   }
 }
 

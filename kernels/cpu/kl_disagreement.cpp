@@ -137,11 +137,8 @@ void narrow_rows(const KlDisagreementParams& p, i64 begin, i64 end, bool gradien
   for (i64 i = begin; i < end; i += kRowLanes) {
     const i64 rows = end - i < kRowLanes ? end - i : kRowLanes;
     T* stats = static_cast<T*>(p.row_stats) + kRowStats * i;
-    load_lanes(static_cast<const Storage*>(p.student) + i * p.student_row, p.student_row, rows, p.classes,
-               tile.student);
-    load_lanes(static_cast<const Storage*>(p.teacher) + i * p.teacher_row, p.teacher_row, rows, p.classes,
-               tile.teacher);
-    narrow_forward(from_teacher, tile, rows, p.classes, static_cast<T>(1 / p.temperature), stats);
+    load_models<Storage>(p, i, rows, tile);
+    narrow_forward(from_teacher, tile, rows, p.classes, static_cast<T>(1 / p.temperature), stats, kRowStats);
     if (!gradients) continue;
     Vec8<T> first{}, second{}, offset{};
     for (i64 lane = 0; lane < rows; ++lane) {

@@ -46,6 +46,15 @@ void load_lanes(const Storage* first, i64 stride, i64 rows, i64 classes, T* lane
   }
 }
 
+// The logits of both models from a row on.
+template <typename Storage, typename T>
+void load_models(const LogitRowsParams& p, i64 row, i64 rows, NarrowRows<T>& tile) {
+  load_lanes(static_cast<const Storage*>(p.student) + row * p.student_row, p.student_row, rows, p.classes,
+             tile.student);
+  load_lanes(static_cast<const Storage*>(p.teacher) + row * p.teacher_row, p.teacher_row, rows, p.classes,
+             tile.teacher);
+}
+
 template <typename T, typename Storage>
 void store_lanes(const T* lanes, i64 rows, i64 classes, Storage* first) {
   for (i64 block = 0; classes >= 8 && block < classes; block += 8) {
@@ -81,9 +90,18 @@ Vec8<T> sum_lanes(const T* lanes, i64 classes) {
   return sum;
 }
 
-// row_forward() of the rows that load_lanes() has brought, with their terms.
+// Logits become the exponentials of what they have more than the shifts.
 template <typename T>
-void narrow_forward(bool from_teacher, NarrowRows<T>& tile, i64 rows, i64 classes, T inverse_temperature, T* stats) {
+void exp_lanes(T* lanes, i64 classes, Vec8<T> shift) {
+  for (i64 k = 0; k < classes; ++k) store8(lanes + kRowLanes * k, load8(lanes + kRowLanes * k) - shift);
+#pragma omp simd
+  for (i64 i = 0; i < kRowLanes * classes; ++i) lanes[i] = exp_nonpositive(lanes[i]);
+}
+
+// row_forward() of the rows that load_lanes() has brought, with their terms; `stride` lies between their statistics.
+template <typename T>
+Vec8<T> narrow_forward(bool from_teacher, NarrowRows<T>& tile, i64 rows, i64 classes, T inverse_temperature, T* stats,
+                       i64 stride) {
   const Vec8<T> shift_s = scale_lanes(tile.student, classes, inverse_temperature);
   const Vec8<T> shift_t = scale_lanes(tile.teacher, classes, inverse_temperature);
   T* const first = from_teacher ? tile.teacher : tile.student;
@@ -99,8 +117,9 @@ void narrow_forward(bool from_teacher, NarrowRows<T>& tile, i64 rows, i64 classe
   const Vec8<T> weighted = sum_lanes(tile.weighted, classes);
   for (i64 lane = 0; lane < rows; ++lane) {
     set_stats(from_teacher, shift_s[lane], static_cast<double>(sum_s[lane]), shift_t[lane],
-              static_cast<double>(sum_t[lane]), static_cast<double>(weighted[lane]), stats + kRowStats * lane);
+              static_cast<double>(sum_t[lane]), static_cast<double>(weighted[lane]), stats + stride * lane);
   }
+  return sum_s;
 }
 
 // The exponentials become gradients. Each lane has scales of its own.
