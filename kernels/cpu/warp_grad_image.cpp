@@ -39,15 +39,8 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
 
   // Which pixels of the image a tile of the output can touch.
   Reach reach(const Tile& tile) {
-    Range x = {__builtin_inf(), -__builtin_inf()}, y = x;
-    for (i64 row = tile.y; row < tile.y + tile.height; ++row) {
-      for (i64 s = 0; s < sampler_.subsamples(); ++s) {
-        sampler_.map().positions(sampler_.column_of(tile.x, s), sampler_.row_of(row, s), tile.width, ws_.run_x,
-                                 ws_.run_y);
-        widen_range(ws_.run_x, tile.width, x);
-        widen_range(ws_.run_y, tile.width, y);
-      }
-    }
+    Range x, y;
+    if (sampler_.subsamples() > 1 || !sampler_.map().bounds(tile, x, y)) range_of(tile, x, y);
     const Span columns = reach_axis<kMode>(p_, x, p_.width), rows = reach_axis<kMode>(p_, y, p_.height);
     return {static_cast<std::int32_t>(columns.begin), static_cast<std::int32_t>(columns.end),
             static_cast<std::int32_t>(rows.begin), static_cast<std::int32_t>(rows.end)};
@@ -70,6 +63,19 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   }
 
  private:
+  // Where the positions of a tile lie, from each of them.
+  void range_of(const Tile& tile, Range& x, Range& y) {
+    x = y = {__builtin_inf(), -__builtin_inf()};
+    for (i64 row = tile.y; row < tile.y + tile.height; ++row) {
+      for (i64 s = 0; s < sampler_.subsamples(); ++s) {
+        sampler_.map().positions(sampler_.column_of(tile.x, s), sampler_.row_of(row, s), tile.width, ws_.run_x,
+                                 ws_.run_y);
+        widen_range(ws_.run_x, tile.width, x);
+        widen_range(ws_.run_y, tile.width, y);
+      }
+    }
+  }
+
   // A position that is NaN may be anywhere at the edges: then all of the image is in reach.
   static void widen_range(const double* positions, i64 n, Range& range) {
     for (i64 k = 0; k < n; ++k) {
@@ -108,7 +114,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     } else {
       if (p_.map == Map::kAffine) {
         sampler_.locate_line(sampler_.line(column, row, window_), n, 0, frame_);
-      } else {
+      } else if (!locate_displaced_pixels(column, row, n)) {
         list_positions(column, row, n);
         const double x = -static_cast<double>(window_.x), y = -static_cast<double>(window_.y);
         locate_cells<Pad, kNearest>(ListedPositions{ws_.run_x, ws_.run_y, x, y}, n, 0, frame_, ws_);
@@ -120,6 +126,19 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
         scatter_channels<kNearest>(n, window_.width, ws_);
       }
     }
+  }
+
+  // Cells of a run of a flow that displaces pixels; false for other maps, and where a padding rule may bend positions.
+  bool locate_displaced_pixels(double column, double row, i64 n) {
+    if constexpr (Sampler<T, Pad, kMode>::kFixed && !Pad::kBends) {
+      const LinePositions line = sampler_.line(column, row, window_);
+      if (p_.map != Map::kFlow || !lies_on_pixels(line)) return false;
+      CoordinateMap<T>& map = sampler_.map();
+      const auto by = [&](i64) { return map.flow().evaluate(column, row, n); };
+      locate_around_pixels<true>(line, by, map.half_x(), map.half_y(), n, 1, frame_, ws_);
+      return true;
+    }
+    return false;
   }
 
   // Positions of a run of any map, in pixels of the image.
