@@ -305,18 +305,22 @@ HARDFAST_HD void accumulate4(T* target, Vec4<T> value) {
 // Gradient to the window; ws.grads holds the gradient of the output.
 template <bool kNearest, typename T>
 inline void scatter_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; ++k) {
-    T* cell = ws.window + std::int64_t{ws.column[k]};
-    const Vec4<T> grad = load4(ws.grads + 4 * k);
-    if (kNearest) {
-      accumulate4(cell, grad);
-      continue;
+  if (kNearest) {
+    for (std::int64_t k = 0; k < n; ++k) accumulate4(ws.window + std::int64_t{ws.column[k]}, load4(ws.grads + 4 * k));
+    return;
+  }
+  const Vec8<T> sign = {-1, -1, -1, -1, 1, 1, 1, 1}, begin = {1, 1, 1, 1, 0, 0, 0, 0};
+  T *const upper_row = ws.window, *const lower_row = ws.window + 4 * pitch;
+  // Every eighth pixel, then those after them: neighbours share taps, and what was half stored just now is read slowly.
+  for (std::int64_t first = 0; first < 8; ++first) {
+    for (std::int64_t k = first; k < n; k += 8) {
+      const std::int64_t cell = ws.column[k];
+      const Vec8<T> grad = load_twice(ws.grads + 4 * k), y = splat8(ws.y[k]);
+      const Vec8<T> across = begin + sign * splat8(ws.x[k]);  // the weights of left and right taps
+      const Vec8<T> upper = grad * (T(1) - y), lower = grad * y;
+      store8(upper_row + cell, load8(upper_row + cell) + upper * across);
+      store8(lower_row + cell, load8(lower_row + cell) + lower * across);
     }
-    const Taps<Vec4<T>> taps = grad_bilinear_taps(splat4(ws.x[k]), splat4(ws.y[k]), grad);
-    accumulate4(cell, taps.v00);
-    accumulate4(cell + 4, taps.v01);
-    accumulate4(cell + 4 * pitch, taps.v10);
-    accumulate4(cell + 4 * pitch + 4, taps.v11);
   }
 }
 
