@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hardfast.ops._library import LIBRARY
+from hardfast.ops._transforms import transforms_active
 
 LIBRARY.define("_are_finite(Tensor values) -> bool")
 LIBRARY.impl("_are_finite", lambda values: bool(torch.isfinite(values).all()), "CompositeExplicitAutograd")
@@ -81,7 +82,7 @@ def inspectable(value: Tensor) -> bool:
     """Whether looking at the values of a tensor costs no synchronisation and breaks no traced graph."""
     if type(value) not in (Tensor, torch.nn.Parameter):  # others may hold no data: fake tensors
         return False
-    return value.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    return value.is_cpu and not torch.compiler.is_compiling() and not transforms_active()
 
 
 def finite(name: str, value: Tensor, at_most: int | None = None) -> None:

@@ -23,9 +23,12 @@ def differentiable(
     torch.library.register_autograd(f"hardfast::{name}", backward, setup_context=setup_context, lib=LIBRARY)
     torch.library.register_vmap(f"hardfast::{name}", vmap, lib=LIBRARY)
 
-    def forward(ctx: Any, *args: Any) -> Any:
+    def undifferentiated(*args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            output = op(*args)
+            return op(*args)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = undifferentiated(*args)
         setup_context(ctx, args, output)
         return output
 
@@ -39,14 +42,13 @@ def differentiable(
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
             return op(*args)
-        if torch._C._are_functorch_transforms_active():
+        if transforms_active():
             return transformed.apply(*args)
         if torch.is_grad_enabled():
             for x in args:
                 if isinstance(x, torch.Tensor) and x.requires_grad:
                     return eager.apply(*args)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)
+        return undifferentiated(*args)
 
     return call
 

@@ -40,12 +40,10 @@ def check_image(image: Tensor) -> None:
 def check_parameter(name: str, value: Tensor, image: Tensor, shape: Sequence[int | str]) -> None:
     """Checks a map parameter of ``[1 or B, *shape]``, where a name in ``shape`` stands for any length but 0."""
     _checks.floating_tensor(name, value)
-    lengths = value.shape
-    fits = len(lengths) == 1 + len(shape)
-    if fits:
-        for axis, expected in enumerate(shape, 1):
-            if lengths[axis] != expected if isinstance(expected, int) else lengths[axis] == 0:
-                fits = False
+    lengths = value.shape[1:]
+    fits = len(lengths) == len(shape)
+    for length, expected in zip(lengths, shape, strict=False):
+        fits = fits and (length > 0 if isinstance(expected, str) else length == expected)
     if not fits:
         raise ValueError(f"{name} must have shape [1 or B, {', '.join(map(str, shape))}], got {list(value.shape)}")
     if value.device != image.device:
@@ -109,9 +107,7 @@ def height_width(name: str, size: Any) -> list[int]:
 
 
 def _samples(antialias: bool | int | Sequence[int], image: Tensor, size: list[int]) -> list[int]:
-    if antialias is False:
-        return [1, 1]
-    if antialias is True:
+    if isinstance(antialias, bool):
         return list(sub_samples(antialias, image, size))
     numbers = _whole_numbers(antialias)
     if numbers is None:
@@ -211,7 +207,6 @@ class Warp:
         self.tensors = len(parameters) + 3  # image, fill and color
         self.reference = reference
         self.option_names = ("mode", "padding_mode", "align_corners", *options)
-        self.without_gradients = (None,) * (2 + len(self.option_names))  # size and samples have none either
         tensors = f"Tensor image, {''.join(f'Tensor {p}, ' for p in parameters)}Tensor? fill, Tensor? color"
         rules = (
             f"SymInt[2] samples, str mode, str padding_mode, bool align_corners{''.join(f', str {o}' for o in options)}"
@@ -252,7 +247,7 @@ class Warp:
         mask = list(ctx.needs_input_grad[: self.tensors])
         grads = self.backward(grad, *ctx.saved_tensors, *ctx.options, mask)
         wanted = [g if m else None for g, m in zip(grads, mask, strict=True)]
-        return *wanted, *self.without_gradients
+        return *wanted, None, *(None,) * len(ctx.options)  # none to the size, which ctx.options leave out
 
     def _setup_context_backward(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs[: self.tensors + 1])

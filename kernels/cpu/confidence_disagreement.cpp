@@ -25,6 +25,7 @@ void set_model_stats(T label_logit, T shift, double sum, bool is_class, T* stats
   stats[kOthersInverseSum] = sum == 0 ? T(0) : static_cast<T>(1 / sum);
 }
 
+// The same from its logits.
 template <typename T>
 void label_log_odds(const T* logits, i64 classes, i64 label, T* stats) {
   if (label < 0 || label >= classes) return set_model_stats(T(0), T(0), 0, false, stats);

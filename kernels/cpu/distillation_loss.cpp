@@ -85,7 +85,7 @@ void narrow_forward_rows(const DistillationLossParams& p, i64 begin, i64 end) {
     if (sums_again(p)) {
       Vec8<T> shift{};
       for (i64 lane = 0; lane < rows; ++lane) shift[lane] = first[kDistillationStats * lane + kStudentShift];
-      load_models<Storage>(p, i, rows, tile);
+      load_student<Storage>(p, i, rows, tile);
       exp_lanes(tile.student, p.classes, shift);
       sums = sum_lanes(tile.student, p.classes);
     }

@@ -46,11 +46,16 @@ void load_lanes(const Storage* first, i64 stride, i64 rows, i64 classes, T* lane
   }
 }
 
-// The logits of both models from a row on.
+// The student's logits from a row on, and those of both models.
 template <typename Storage, typename T>
-void load_models(const LogitRowsParams& p, i64 row, i64 rows, NarrowRows<T>& tile) {
+void load_student(const LogitRowsParams& p, i64 row, i64 rows, NarrowRows<T>& tile) {
   load_lanes(static_cast<const Storage*>(p.student) + row * p.student_row, p.student_row, rows, p.classes,
              tile.student);
+}
+
+template <typename Storage, typename T>
+void load_models(const LogitRowsParams& p, i64 row, i64 rows, NarrowRows<T>& tile) {
+  load_student<Storage>(p, row, rows, tile);
   load_lanes(static_cast<const Storage*>(p.teacher) + row * p.teacher_row, p.teacher_row, rows, p.classes,
              tile.teacher);
 }

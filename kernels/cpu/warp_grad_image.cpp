@@ -131,8 +131,9 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   // Cells of a run of a flow that displaces pixels; false for other maps, and where a padding rule may bend positions.
   bool locate_displaced_pixels(double column, double row, i64 n) {
     if constexpr (Sampler<T, Pad, kMode>::kFixed && !Pad::kBends) {
+      if (p_.map != Map::kFlow) return false;
       const LinePositions line = sampler_.line(column, row, window_);
-      if (p_.map != Map::kFlow || !lies_on_pixels(line)) return false;
+      if (!lies_on_pixels(line)) return false;
       CoordinateMap<T>& map = sampler_.map();
       const auto by = [&](i64) { return map.flow().evaluate(column, row, n); };
       locate_around_pixels<true>(line, by, map.half_x(), map.half_y(), n, 1, frame_, ws_);
