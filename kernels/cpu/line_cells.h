@@ -187,39 +187,42 @@ inline bool lies_on_pixels(const LinePositions& line) {
          line.start_x == __builtin_floor(line.start_x) && line.start_y == __builtin_floor(line.start_y);
 }
 
-// One axis of cells around pixels: a displacement's own whole pixels and parts are those of its cell. In float, which
-// holds the pixels of a window; those beyond its ends, and NaN, are its outermost cells.
+// One axis of displacements: held to the ends that it may reach, and the cells' distance from where they start. What is
+// held back lands in a cell with both taps outside of the image, wherever within it; NaN is held to the low end.
 template <bool kClamp>
-inline WideFloat cells_around(WideFloat pixels, WideFloat by, float first, float last, WideFloat& within) {
-  const WideFloat whole = floor_of(by), cells = pixels + whole;
+inline WideFloat cells_away(WideFloat by, WideFloat low, WideFloat high, WideFloat& within) {
+  if (kClamp) {
+    by = by > low ? by : low;
+    by = by < high ? by : high;
+  }
+  const WideFloat whole = floor_of(by);
   within = by - whole;
-  if (!kClamp) return cells;
-  const WideFloat low = first + WideFloat{}, high = last + WideFloat{};
-  const WideFloat above = cells > low ? cells : low, clamped = above < high ? above : high;
-  within = cells == clamped ? within : WideFloat{};
-  return clamped;
+  return whole;
 }
 
-// locate_displaced() for such a line and those below it, one pixel apart. displacements_of(r) are those of row r.
+// locate_displaced() for such a line and those below it, one pixel apart: a displacement's own whole pixels and parts
+// are those of its cell. In float, which holds the pixels of a window. displacements_of(r) are those of row r.
 template <bool kClamp, typename DisplacementsOf>
 inline void locate_around_pixels(const LinePositions& line, const DisplacementsOf& displacements_of, float half_x,
                                  float half_y, std::int64_t n, std::int64_t rows, const Frame& frame,
                                  Workspace<float>& ws) {
   const float first = static_cast<float>(frame.first), pitch = static_cast<float>(frame.pitch);
-  const float last_x = static_cast<float>(frame.last_x), last_y = static_cast<float>(frame.last_y);
-  const float unit = static_cast<float>(frame.unit);
-  const WideFloat left = static_cast<float>(line.start_x) + __builtin_convertvector(lane_numbers(), WideFloat);
-  WideFloat y = static_cast<float>(line.start_y) + WideFloat{};
-  for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n, y += 1.0f) {
+  const float unit = static_cast<float>(frame.unit), step = static_cast<float>(kWideLanes);
+  const float start_x = static_cast<float>(line.start_x), start_y = static_cast<float>(line.start_y);
+  // Half a pixel short of where the window ends: no position lies there but those beyond the image.
+  const float end_x = static_cast<float>(frame.last_x) + 0.5f, end_y = static_cast<float>(frame.last_y) + 0.5f;
+  const WideFloat lanes = __builtin_convertvector(lane_numbers(), WideFloat);
+  for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n) {
     const Displacements<float> by = displacements_of(r);
-    WideFloat x = left;
-    for (std::int64_t k = 0; k < n; k += kWideLanes, x += static_cast<float>(kWideLanes)) {
+    const WideFloat y = start_y + static_cast<float>(r) + WideFloat{}, above = first - y, below = end_y - y;
+    WideFloat low = first - start_x - lanes, high = end_x - start_x - lanes, from = (start_x + lanes) * unit;
+    for (std::int64_t k = 0; k < n; k += kWideLanes, low -= step, high -= step, from += step * unit) {
       WideFloat within_x, within_y;
-      const WideFloat column = cells_around<kClamp>(x, load_wide(by.x + k) * half_x, first, last_x, within_x);
-      const WideFloat row = cells_around<kClamp>(y, load_wide(by.y + k) * half_y, first, last_y, within_y);
+      const WideFloat columns = cells_away<kClamp>(load_wide(by.x + k) * half_x, low, high, within_x);
+      const WideFloat row = y + cells_away<kClamp>(load_wide(by.y + k) * half_y, above, below, within_y);
       store_vector(ws.x + at + k, within_x);
       store_vector(ws.y + at + k, within_y);
-      store_vector(ws.column + at + k, __builtin_convertvector(row * pitch + column * unit, WideInt));
+      store_vector(ws.column + at + k, __builtin_convertvector(row * pitch + (columns * unit + from), WideInt));
     }
   }
 }
