@@ -1,3 +1,6 @@
+#include <functional>
+#include <numeric>
+
 #include "../kernels/cpu/isa.h"
 #include "result_memory.h"
 #include "tensor_args.h"
@@ -17,16 +20,21 @@ void run(const GuidedStepParams& p, Range range) {
 
 // Samples may lie apart; within a sample the elements are contiguous.
 Tensor with_contiguous_samples(const Tensor& tensor) {
-  return tensor.size(1) == 1 || tensor.stride(1) == 1 ? tensor : torch::stable::contiguous(tensor);
+  int64_t elements = 1;
+  for (int64_t dim = tensor.dim() - 1; dim > 0; --dim) {
+    if (tensor.size(dim) != 1 && tensor.stride(dim) != elements) return torch::stable::contiguous(tensor);
+    elements *= tensor.size(dim);
+  }
+  return tensor;
 }
 
-// Inputs of one call: keeps the copies of strided ones alive for as long as their pointers are used.
-class Inputs {
+// Tensors of one call: keeps the copies of strided ones alive for as long as their pointers are used.
+class Tensors {
  public:
-  Inputs(const Tensor& like, const Tensor& coefficients) {
-    STD_TORCH_CHECK(like.dim() == 2, "the tensors of guided_step must be [B, n]");
-    params_.batch = like.size(0);
-    params_.elements = like.size(1);
+  Tensors(const Tensor& like, const Tensor& coefficients) : sizes_(like.sizes().vec()) {
+    STD_TORCH_CHECK(like.dim() > 0, "the tensors of guided_step must be [B, ...]");
+    params_.batch = sizes_[0];
+    params_.elements = std::accumulate(sizes_.begin() + 1, sizes_.end(), int64_t{1}, std::multiplies<>());
     params_.strips = (params_.elements + kGuidedStepStrip - 1) / kGuidedStepStrip;
     params_.dtype = dtype_of(like);
     params_.clip = __builtin_inf();
@@ -40,39 +48,39 @@ class Inputs {
 
   Samples<const void> samples(const std::optional<Tensor>& tensor) {
     if (!tensor) return {};
-    STD_TORCH_CHECK(tensor->dim() == 2 && tensor->size(0) == params_.batch && tensor->size(1) == params_.elements &&
-                        dtype_of(*tensor) == params_.dtype,
-                    "the tensors of guided_step must be [B, n] of one dtype");
+    STD_TORCH_CHECK(tensor->sizes().equals(sizes_) && dtype_of(*tensor) == params_.dtype,
+                    "the tensors of guided_step must be of one shape and dtype");
     kept_.push_back(with_contiguous_samples(*tensor));
     return {kept_.back().const_data_ptr(), kept_.back().stride(0)};
   }
 
   GuidedStepParams& params() { return params_; }
 
+  // An output of the shape of the inputs, or [0] where it is not wanted.
+  Tensor output(const Tensor& like, bool wanted, Samples<void>& samples) const {
+    if (!wanted) return empty_vector(like, {0}, like.scalar_type());
+    const Tensor result = empty_result(like, sizes_);
+    samples = {result.mutable_data_ptr(), params_.elements};
+    return result;
+  }
+
  private:
+  std::vector<int64_t> sizes_;
   GuidedStepParams params_{};
   std::vector<Tensor> kept_;
 };
 
-// An output [B, n], or [0] where it is not wanted.
-Tensor output(const Tensor& like, bool wanted, Samples<void>& samples) {
-  if (!wanted) return empty_vector(like, {0}, like.scalar_type());
-  const Tensor result = empty_result(like, {like.size(0), like.size(1)});
-  samples = {result.mutable_data_ptr(), like.size(1)};
-  return result;
-}
-
 std::tuple<Tensor, Tensor> guided_step(const Tensor& latents, const Tensor& cond, const std::optional<Tensor>& uncond,
                                        const std::optional<Tensor>& noise, const Tensor& coefficients,
                                        std::optional<double> clip) {
-  Inputs inputs(latents, coefficients);
-  GuidedStepParams& p = inputs.params();
+  Tensors tensors(latents, coefficients);
+  GuidedStepParams& p = tensors.params();
   if (clip) p.clip = *clip;
-  p.latents = inputs.samples(latents);
-  p.cond = inputs.samples(cond);
-  p.uncond = inputs.samples(uncond);
-  p.noise = inputs.samples(noise);
-  Tensor next = output(latents, true, p.next), clean = output(latents, true, p.clean);
+  p.latents = tensors.samples(latents);
+  p.cond = tensors.samples(cond);
+  p.uncond = tensors.samples(uncond);
+  p.noise = tensors.samples(noise);
+  Tensor next = tensors.output(latents, true, p.next), clean = tensors.output(latents, true, p.clean);
   run(p, cpu_kernels().guided_step.forward_range);
   return {next, clean};
 }
@@ -86,19 +94,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> guided_step_backward(
   const Tensor& like = grad_next ? *grad_next : *grad_clean;
   const bool wants_coefficients = output_mask.at(4);
   STD_TORCH_CHECK((latents && cond) || (!clip && !wants_coefficients), "latents and cond must be given");
-  Inputs inputs(like, coefficients);
-  GuidedStepParams& p = inputs.params();
+  Tensors tensors(like, coefficients);
+  GuidedStepParams& p = tensors.params();
   if (clip) p.clip = *clip;
-  p.grad_next = inputs.samples(grad_next);
-  p.grad_clean = inputs.samples(grad_clean);
-  p.latents = inputs.samples(latents);
-  p.cond = inputs.samples(cond);
-  p.uncond = inputs.samples(uncond);
-  p.noise = inputs.samples(noise);
-  Tensor grad_latents = output(like, output_mask.at(0), p.grad_latents);
-  Tensor grad_cond = output(like, output_mask.at(1), p.grad_cond);
-  Tensor grad_uncond = output(like, output_mask.at(2), p.grad_uncond);
-  Tensor grad_noise = output(like, output_mask.at(3), p.grad_noise);
+  p.grad_next = tensors.samples(grad_next);
+  p.grad_clean = tensors.samples(grad_clean);
+  p.latents = tensors.samples(latents);
+  p.cond = tensors.samples(cond);
+  p.uncond = tensors.samples(uncond);
+  p.noise = tensors.samples(noise);
+  Tensor grad_latents = tensors.output(like, output_mask.at(0), p.grad_latents);
+  Tensor grad_cond = tensors.output(like, output_mask.at(1), p.grad_cond);
+  Tensor grad_uncond = tensors.output(like, output_mask.at(2), p.grad_uncond);
+  Tensor grad_noise = tensors.output(like, output_mask.at(3), p.grad_noise);
   const int64_t rows = coefficients.size(0);
   const std::vector<int64_t> size =
       wants_coefficients ? std::vector<int64_t>{rows, kGuidedStepCoefficients} : std::vector<int64_t>{0};

@@ -22,7 +22,7 @@ enum GuidedStepCoefficient {
 // Work is cut into strips of a sample, whose number depends on the shape alone.
 constexpr std::int64_t kGuidedStepStrip = 16384;
 
-// [B, n]: the elements of a sample contiguous, samples `row` elements apart.
+// [B, ...]: the elements of a sample contiguous, samples `row` elements apart.
 template <typename Void>
 struct Samples {
   Void* data = nullptr;
@@ -36,7 +36,7 @@ struct GuidedStepParams {
   double clip;                   // clean latents are kept within [-clip, clip]; infinite for no clipping
 
   Samples<const void> coefficients;  // [1 or B, kGuidedStepCoefficients]
-  Samples<const void> latents;       // [B, n]
+  Samples<const void> latents;       // [B, ...]
   Samples<const void> cond;
   Samples<const void> uncond;  // null: the prediction is `cond`
   Samples<const void> noise;   // null: none is added

@@ -293,7 +293,7 @@ def test_bitwise_equal_over_runs_and_threads():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype):
-    latents, cond, uncond, noise = (x.requires_grad_() for x in random_tensors((3, 6), dtype))
+    latents, cond, uncond, noise = (x.requires_grad_() for x in random_tensors((3, 2, 3), dtype))
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     coefficients = torch.rand(3, 7, dtype=compute).requires_grad_()
     quick = ("test_schema", "test_autograd_registration", "test_faketensor")

@@ -15,7 +15,7 @@ from hardfast.reference.guided_step import linear_step, linear_step_backward
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
-# Tensors are [B, n], coefficients [1 or B, 7]: kernels/guided_step_params.h names the columns.
+# Tensors are [B, ...], results contiguous, coefficients [1 or B, 7]: kernels/guided_step_params.h names the columns.
 LIBRARY.define(
     "guided_step(Tensor latents, Tensor cond, Tensor? uncond, Tensor? noise, Tensor coefficients, float? clip) "
     "-> (Tensor next, Tensor clean)"
@@ -97,25 +97,19 @@ def guided_step(
     coefficients = _coefficients(alpha_bar, alpha_bar_next, guidance_scale, prediction_type, eta)
     order = _memory_order(latents)
 
-    def flat(tensor: Tensor) -> Tensor:
+    def ordered(tensor: Tensor) -> Tensor:
         tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
-        tensor = tensor if order is None else tensor.permute(order)
-        return tensor.reshape(-1, 1) if tensor.dim() == 1 else tensor.flatten(1)
-
-    def as_latents(result: Tensor) -> Tensor:
-        if order is None:
-            return result.view_as(latents)
-        return result.reshape([latents.shape[k] for k in order]).movedim(-1, 1)
+        return tensor if order is None else tensor.permute(order)
 
     following, clean = _forward(
-        flat(latents),
-        flat(noise_cond),
-        None if noise_uncond is None else flat(noise_uncond),
-        None if noise is None else flat(noise),
+        ordered(latents),
+        ordered(noise_cond),
+        None if noise_uncond is None else ordered(noise_uncond),
+        None if noise is None else ordered(noise),
         _on_device(coefficients, latents.device, torch.float64 if dtype == torch.float64 else torch.float32),
         None if clip_range is None else float(clip_range),
     )
-    return as_latents(following), as_latents(clean)
+    return (following, clean) if order is None else (following.movedim(-1, 1), clean.movedim(-1, 1))
 
 
 def _check_tensors(latents: Tensor, cond: Tensor, uncond: Tensor | None, noise: Tensor | None) -> None:

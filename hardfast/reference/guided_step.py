@@ -56,7 +56,7 @@ def guided_step(
 
 
 def linear_step(
-    latents: Tensor,  # [B, n]
+    latents: Tensor,  # [B, ...]
     cond: Tensor,
     uncond: Tensor | None,
     noise: Tensor | None,
@@ -64,7 +64,7 @@ def linear_step(
     clip: float | None,
 ) -> tuple[Tensor, Tensor]:
     """The step with the schedule folded into linear coefficients: the operator ``hardfast::guided_step``."""
-    c, dtype = coefficients[:, :, None].unbind(1), latents.dtype
+    c, dtype = _columns(coefficients, latents), latents.dtype
     x, prediction = latents.to(coefficients.dtype), _guided(cond, uncond, c[0])
     clean = c[1] * x + c[2] * prediction
     if clip is not None:
@@ -72,7 +72,7 @@ def linear_step(
     following = c[3] * clean + c[4] * x + c[5] * prediction
     if noise is not None:
         following = following + c[6] * noise.to(coefficients.dtype)
-    return following.to(dtype), clean.to(dtype)
+    return following.to(dtype).contiguous(), clean.to(dtype).contiguous()
 
 
 def linear_step_backward(
@@ -87,8 +87,8 @@ def linear_step_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
     """The operator ``hardfast::_guided_step_backward``; the inputs are read only by clipping and coefficients."""
-    c, dtype = coefficients[:, :, None].unbind(1), coefficients.dtype
     given: Any = grad_next if grad_next is not None else grad_clean
+    c, dtype = _columns(coefficients, given), coefficients.dtype
     x, prediction, contrast, fresh = (torch.zeros_like(given, dtype=dtype) for _ in range(4))
     to_next = x if grad_next is None else grad_next.to(dtype)
     to_clean = c[3] * to_next + (x if grad_clean is None else grad_clean.to(dtype))
@@ -102,7 +102,10 @@ def linear_step_backward(
         clean = clean.clamp(-clip, clip)
     to_prediction = c[2] * to_clean + c[5] * to_next
     grads = (c[1] * to_clean + c[4] * to_next, c[0] * to_prediction, (1 - c[0]) * to_prediction, c[6] * to_next)
-    results = [g.to(given.dtype) if w else given.new_empty(0) for g, w in zip(grads, output_mask[:4], strict=True)]
+    results = [
+        grad.to(given.dtype).contiguous() if wanted else given.new_empty(0)
+        for grad, wanted in zip(grads, output_mask[:4], strict=True)
+    ]
     if not output_mask[4]:
         return (*results, coefficients.new_empty(0))
     terms = (
@@ -114,8 +117,13 @@ def linear_step_backward(
         (to_next, prediction),
         (to_next, fresh),
     )
-    sums = torch.stack([(grad * factor).sum(1) for grad, factor in terms], 1)
+    sums = torch.stack([(grad * factor)[..., None].flatten(1).sum(1) for grad, factor in terms], 1)
     return (*results, sums.sum(0, keepdim=True) if coefficients.shape[0] == 1 else sums)
+
+
+def _columns(coefficients: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+    """Each coefficient as ``[1 or B, 1, ...]``."""
+    return coefficients.reshape(*coefficients.shape, *[1] * (like.dim() - 1)).unbind(1)
 
 
 def _guided(cond: Tensor, uncond: Tensor | None, guidance: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ The arithmetic is that of kernels/math/guidance.h:
 
 from __future__ import annotations
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -42,12 +44,12 @@ def _clipped(value, bound: tl.constexpr):
 
 @triton.jit
 def forward_kernel(
-    latents,  # [B, n], samples latents_row apart
+    latents,  # [B, ...], samples latents_row apart
     cond,
     uncond,
     noise,
     coefficients,  # [1 or B, 7]
-    next_latents,  # [B, n] contiguous
+    next_latents,  # [B, ...] contiguous
     clean,
     elements,
     blocks,
@@ -163,7 +165,7 @@ def forward(
     clip: float | None,
 ) -> tuple[Tensor, Tensor]:
     """``hardfast::guided_step``."""
-    batch, elements = latents.shape
+    batch, elements = latents.shape[0], math.prod(latents.shape[1:])
     following, clean = (latents.new_empty(latents.shape) for _ in range(2))
     blocks = triton.cdiv(elements, BLOCK)
     if latents.numel() == 0:
@@ -202,7 +204,7 @@ def backward(
     """``hardfast::_guided_step_backward``."""
     given = grad_next if grad_next is not None else grad_clean
     assert given is not None
-    batch, elements = given.shape
+    batch, elements = given.shape[0], math.prod(given.shape[1:])
     blocks = triton.cdiv(elements, BLOCK)
     grads = [given.new_empty(given.shape if wanted else [0]) for wanted in output_mask[:4]]
     sums = coefficients.new_empty([batch, blocks, COEFFICIENTS] if output_mask[4] else [0])
@@ -239,9 +241,7 @@ def backward(
 
 def _contiguous_samples(tensor: Tensor | None) -> Tensor | None:
     """Samples may lie apart; within a sample the elements are contiguous."""
-    if tensor is None or tensor.shape[1] == 1 or tensor.stride(1) == 1:
-        return tensor
-    return tensor.contiguous()
+    return tensor if tensor is None or tensor[0].is_contiguous() else tensor.contiguous()
 
 
 def _row(tensor: Tensor | None) -> int:
