@@ -16,7 +16,7 @@ from . import machine, packages
 from .case import OURS, Case
 from .cases import all_cases, suite_cases
 from .measure import Options, Row, measure, missed_floors, speedup
-from .results import Result
+from .results import Result, check_target
 
 QUICK_ROUNDS = 5
 INTERRUPTED = 130
@@ -55,8 +55,17 @@ def run(
         0; 1 if a case is below its floor, or nothing can be measured or reported; 2 for wrong arguments; 130 after
         Ctrl-C, which keeps what was measured.
     """
+    if report and (json is not None or filter):
+        print("--report measures nothing: --json and --filter do not go with it", file=sys.stderr)
+        return 2
     if report:
         return _report()
+    try:
+        if json is not None:
+            check_target(json)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     if device == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that PyTorch can use: `make bench` measures the CPU", file=sys.stderr)
         return 1

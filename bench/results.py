@@ -50,5 +50,18 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        content = json.loads(path.read_text())
-        return cls(content["machine"], content["rates"], [Row.from_json(row) for row in content["rows"]])
+        try:
+            content = json.loads(path.read_text())
+            return cls(content["machine"], content["rates"], [Row.from_json(row) for row in content["rows"]])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} must be a file of results, got {error!r}") from error
+
+
+def check_target(path: Path) -> None:
+    """Raises ``ValueError`` unless results can be added to a file, or a folder; before hours of measuring."""
+    if path.is_dir():
+        return
+    if path.suffix != ".json" or not path.parent.is_dir():
+        raise ValueError(f"--json must be a folder that there is, or a .json file in one, got {path}")
+    if path.exists():
+        Result.read(path)

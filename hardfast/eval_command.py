@@ -195,6 +195,9 @@ def _load_networks(
                 f"{run / method}/seed-N/{weights}.safetensors is missing; methods that have it: "
                 f"{', '.join(there) or 'none'}"
             )
+    students = {key.method for key in found} - {_TEACHER}
+    if weights != "last" and students.isdisjoint(there):
+        raise FileNotFoundError(f"{run} has no METHOD/seed-N/{weights}.safetensors of a student: try other --weights")
     if not there:
         raise FileNotFoundError(
             f"{run} has no METHOD/seed-N/{weights}.safetensors; has anything been trained to its end?"

@@ -84,6 +84,7 @@ def warp_affine(
     _check_matrix("M", M, 2)
     dsize = height_width("dsize", dsize)
     theta = theta_from_matrix(M.double(), src.shape[-2:], dsize, align_corners=align_corners)
+    _checks.finite("the inverse of M", theta)
     fill = _fill(fill_value) if padding_mode == "fill" else None
     return affine_warp(
         src,
@@ -122,6 +123,7 @@ def warp_perspective(
     _check_matrix("M", M, 3)
     dsize = height_width("dsize", dsize)
     homography = homography_from_matrix(M.double(), src.shape[-2:], dsize, align_corners=align_corners)
+    _checks.finite("the inverse of M", homography)
     fill = _fill(fill_value) if padding_mode == "fill" else None
     return projective_warp(
         src,

@@ -401,6 +401,8 @@ IMAGE, THETA = torch.zeros(2, 3, 4, 4), torch.eye(2, 3).repeat(2, 1, 1)
     [
         (TypeError, "image must be float32", (IMAGE.to(torch.int16), THETA), {}),
         (TypeError, "image must be a tensor, got list", ([1], THETA), {}),
+        (TypeError, "image must be a dense tensor.*sparse", (IMAGE.to_sparse(), THETA), {}),
+        (TypeError, "theta must be a dense tensor.*sparse", (IMAGE, THETA.to_sparse()), {}),
         (TypeError, "theta must be float32 or narrower", (IMAGE, THETA.double()), {}),
         (TypeError, "theta must be float32", (IMAGE, THETA.int()), {}),
         (ValueError, r"image must have shape \[B, C, H, W\], got \[3, 4, 4\]", (IMAGE[0], THETA), {}),

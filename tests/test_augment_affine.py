@@ -200,6 +200,7 @@ def test_bad_images_and_sizes_raise():
         augmentor(torch.rand(3, 8, 8))
     with pytest.raises(TypeError, match="image"):
         augmentor(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="size"):
-        augmentor.describe((0, 28))
+    for size in ((0, 28), 28, (28,)):
+        with pytest.raises(ValueError, match="size"):
+            augmentor.describe(size)
     assert augmentor(torch.zeros(0, 1, 8, 8)).shape == (0, 1, 8, 8)

@@ -252,6 +252,21 @@ def test_an_interrupted_run_keeps_what_it_has(monkeypatch, tmp_path, capsys):
     assert "--rounds must be at least 2" in capsys.readouterr().err
 
 
+def test_a_target_that_cannot_be_written_is_an_error_before_anything_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("bench.command.measure", None)  # a call would raise
+    damaged, other = tmp_path / "damaged.json", tmp_path / "other.json"
+    damaged.write_text("{bad")
+    other.write_text('{"a": 1}')
+    for path in (damaged, other):
+        assert run(json=path) == 2
+        assert f"{path} must be a file of results" in capsys.readouterr().err
+    for path in (tmp_path / "folder" / "rows.json", tmp_path / "folder"):
+        assert run(json=path) == 2
+        assert f"--json must be a folder that there is, or a .json file in one, got {path}" in capsys.readouterr().err
+    assert run(report=True, json=other) == 2
+    assert "--report measures nothing" in capsys.readouterr().err
+
+
 def test_no_gpu_is_an_error(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -251,6 +251,7 @@ def test_ranges_are_torchvisions(value):
         (lambda: ColorJitter(hue=(0.1, 0.2, 0.3)), ValueError, "hue must be a sequence of 2"),
         (lambda: ColorJitter(order=("hue", "contrast")), ValueError, "order must be 'random' or"),
         (lambda: ColorJitter(order="fixed"), ValueError, "order must be 'random' or"),
+        (lambda: ColorJitter(order=3), ValueError, "order must be 'random' or"),
         (lambda: ColorJitter(clamp="first"), ValueError, "clamp must be one of"),
         (lambda: ColorJitter(0.1)(torch.rand(2, 4, 5, 5)), ValueError, "images must have 1 or 3 channels"),
         (lambda: ColorJitter(0.1)(torch.ones(2, 3, 5, 5).int()), TypeError, "images must be floating point or uint8"),

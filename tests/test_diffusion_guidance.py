@@ -391,6 +391,7 @@ def test_the_teacher_filter_asks_for_confidence():
         (lambda: GuidanceObjective("kl", models="teacher"), ValueError, "models must be 'both'"),
         (lambda: GuidanceSettings(iterations=-1), ValueError, "iterations must be an integer of at least 0"),
         (lambda: GuidanceSettings(rate=0.0), ValueError, "rate must be positive"),
+        (lambda: GuidanceSettings(cutouts=None), TypeError, "cutouts must be CutOuts, got NoneType"),
         (lambda: GuidanceSettings(min_teacher_confidence=2), ValueError, "min_teacher_confidence must be in"),
         (lambda: run(settings=replace(SETTINGS, keep_last=4)), ValueError, "keep_last must be at most the 3 steps"),
         (lambda: run(latents=torch.rand(2, 2, 8, 8).double()), ValueError, r"labels must have shape \[2\]"),

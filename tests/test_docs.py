@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import together
 import torch
+from diffusers import UNet2DModel
+from torch import nn
 
 from hardfast.distill.processes import ALONE
 from hardfast.recipes import RECIPES
@@ -30,6 +32,34 @@ def test_links_and_files(page):
 def test_recipes(page):
     for name in re.findall(r"hardfast (?:train|generate) ((?:hard|config)-[\w-]+)", page.read_text()):
         assert name in RECIPES, name
+
+
+def test_guided_diffusion():
+    (block,) = re.findall(
+        r"^## Guided diffusion$\n\n```python\n(.*?)^```$", PAGES[0].read_text(), re.MULTILINE | re.DOTALL
+    )
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=11,
+    )
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)) for _ in range(2))
+    names = {
+        "torch": torch,
+        "unet": unet,
+        "student": student,
+        "teacher": teacher,
+        "labels": torch.tensor([1]),
+        "seeds": [0],
+    }
+    exec(compile(block.replace("iterations=20", "iterations=1"), "README.md", "exec"), names)
+    assert names["found"].images.shape == (1, 3, 32, 32)
 
 
 def run_own_loop(processes) -> tuple[float, list[torch.Tensor]]:

@@ -134,6 +134,7 @@ def test_what_is_unknown_or_does_not_fit_is_refused(run, capsys):
     assert "hrad/seed-N/last.safetensors is missing; methods that have it: " in error
     assert "distillation" in error
     assert "seed-N/ema.safetensors is missing" in failed(capsys, str(run), "--weights", "ema", "--methods", "hard")
+    assert "has no METHOD/seed-N/ema.safetensors of a student" in failed(capsys, str(run), "--weights", "ema")
     assert not (run / "evaluation.json").exists()
 
 

@@ -311,6 +311,8 @@ def test_nothing_waits_for_or_names_a_device():
         (lambda: G.warp_perspective(images(1), torch.eye(3), IMAGE), ValueError, r"M must have shape \[B or 1, 3, 3\]"),
         (lambda: G.warp_affine(images(1), torch.ones(1, 2, 3).long(), IMAGE), TypeError, "M must be float32"),
         (lambda: G.warp_affine(images(1), torch.ones(1, 2, 3), 5), ValueError, "dsize must be"),
+        (lambda: G.warp_affine(images(1), torch.zeros(1, 2, 3), IMAGE), ValueError, "the inverse of M must be finite"),
+        (lambda: G.warp_perspective(images(1), torch.zeros(1, 3, 3), IMAGE), ValueError, "the inverse of M must be"),
         (lambda: G.warp_perspective(images(1), torch.ones(1, 3, 3), (5, 0)), ValueError, "dsize must be"),
         (lambda: G.get_perspective_transform(torch.rand(1, 4, 2), torch.rand(1, 3, 2)), ValueError, "points_dst"),
         (

@@ -465,6 +465,7 @@ def test_modules_keep_their_own_apply():
         (lambda: T.RandomAffine(0, fill={"x": 1}), TypeError, "fill must be"),
         (lambda: T.RandomAffine(0, fill=(1, 2))(images()), ValueError, "fill must be one number or one for each of 3"),
         (lambda: T.RandomPerspective(1.1), ValueError, "distortion_scale must be between 0 and 1"),
+        (lambda: T.RandomPerspective("a"), TypeError, "distortion_scale must be a number, got str"),
         (lambda: T.RandomPerspective(p=-0.1), ValueError, "p must be between 0 and 1"),
         (lambda: T.RandomPerspective()(images(size=(1, 5))), ValueError, "at least 2 x 2"),
         (lambda: T.ElasticTransform("50"), TypeError, "alpha must be a sequence of 1 or 2"),

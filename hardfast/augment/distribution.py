@@ -215,7 +215,11 @@ def _apart(components: int, count: int) -> Tensor:
 
 def check_size(size: tuple[int, int]) -> tuple[int, int]:
     """``(height, width)`` of images in pixels."""
-    height, width = size
-    if height < 1 or width < 1:
+    try:
+        height, width = size
+        fits = height >= 1 and width >= 1
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
         raise ValueError(f"size must be (height, width) in pixels, both >= 1; got {size!r}")
     return height, width

@@ -84,7 +84,7 @@ class CutOuts:
         smallest, largest = self.smallest or shorter, self.largest or shorter
         if not smallest <= largest <= shorter:
             raise ValueError(
-                f"smallest and largest must satisfy smallest <= largest <= {shorter}, the shorter side of the images, "
-                f"got {smallest} and {largest}"
+                f"smallest and largest of the cut-outs must satisfy smallest <= largest <= {shorter}, "
+                f"the shorter side of the images, got {smallest} and {largest}"
             )
         return smallest, largest

@@ -48,6 +48,8 @@ class GuidanceSettings:
     min_teacher_confidence: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.cutouts, CutOuts):
+            raise TypeError(f"cutouts must be CutOuts, got {type(self.cutouts).__name__}")
         for name, least in (("iterations", 0), ("keep_last", 1), ("chunk", 1)):
             value = getattr(self, name)
             if value is not None or name != "chunk":

@@ -26,6 +26,12 @@ def floating_tensor(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {value.dtype}")
+    strided(name, value)
+
+
+def strided(name: str, value: Tensor) -> None:
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, torch.strided, got {value.layout}")
 
 
 def one_of(name: str, value: Any, accepted: Collection[str]) -> None:

@@ -30,6 +30,7 @@ def check_image(image: Tensor) -> None:
         raise TypeError(f"image must be a tensor, got {type(image).__name__}")
     if image.dtype not in (*_checks.FLOATING, torch.uint8):
         raise TypeError(f"image must be float32, float64, float16, bfloat16 or uint8, got {image.dtype}")
+    _checks.strided("image", image)
     shape = image.shape
     if len(shape) != 4:
         raise ValueError(f"image must have shape [B, C, H, W], got {list(shape)}")

@@ -76,7 +76,8 @@ class ColorJitter(Transform):
         self.contrast = _arguments.factor_range("contrast", contrast, 1, 0, float("inf"))
         self.saturation = _arguments.factor_range("saturation", saturation, 1, 0, float("inf"))
         self.hue = _arguments.factor_range("hue", hue, 0, -0.5, 0.5)
-        if order != "random" and (isinstance(order, str) or sorted(order) != sorted(FACTORS)):
+        named = isinstance(order, Sequence) and not isinstance(order, str)
+        if order != "random" and (not named or sorted(map(str, order)) != sorted(FACTORS)):
             raise ValueError(f"order must be 'random' or {list(FACTORS)} in any order, got {order!r}")
         if clamp not in CLAMPS:
             raise ValueError(f"clamp must be one of {list(CLAMPS)}, got {clamp!r}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardfast.geometry import get_perspective_transform, homography_from_matrix
-from hardfast.ops import projective_warp
+from hardfast.ops import _checks, projective_warp
 from hardfast.reference._sampling import compute_dtype
 from hardfast.transforms._base import Warp, uniform
 
@@ -52,7 +52,7 @@ class RandomPerspective(Warp):
     ) -> None:
         super().__init__(interpolation, fill)
         for name, value in (("distortion_scale", distortion_scale), ("p", p)):
-            if not 0 <= value <= 1:
+            if not 0 <= _checks.number(name, value) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
         self.distortion_scale = distortion_scale
         self.p = p

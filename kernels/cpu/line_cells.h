@@ -1,6 +1,6 @@
 // Cells of a run of positions on a line, in fixed point: 32 bits of whole pixels and 32 of a pixel's parts. The place
-// within a cell is then exact to half a float's last digit, as from doubles, and a vector of positions takes a few
-// integer additions.
+// within a cell is off by less than 2^-32 for each pixel from the run's first, which at the longest run is two of a
+// float's last digits, and a vector of positions takes a few integer additions.
 #pragma once
 
 #include "flow_rows.h"
