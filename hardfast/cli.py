@@ -7,6 +7,8 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,9 +37,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None for those of the process.
 
     Returns:
-        Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted by Ctrl-C, 143 by SIGTERM.
+        Exit status: 0 done, 1 failed, 2 wrong arguments, 130 interrupted by Ctrl-C, 141 nobody reads what is printed,
+        143 interrupted by SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_has_left():
+            raise
+        return 141
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     try:
         return _dispatch(arguments)
     except SystemExit as stop:  # tyro's way to end after --help and after wrong arguments
@@ -45,6 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print("\ninterrupted", file=sys.stderr)
         return exit_status(stop)
+
+
+def _reader_has_left() -> bool:
+    """Whether it is the standard output that is broken; if so, what waits to be printed goes nowhere."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -246,6 +247,17 @@ sys.exit(status)
     assert done.returncode == 0, done.stderr
     assert "report" in done.stdout
     assert "heavy: []" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "hard-digits", "--help"], ["train"]], ids=" ".join)
+def test_output_that_nobody_reads_is_no_error_of_its_own(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "hardfast", *arguments]
+    done = subprocess.run(command, check=False, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert done.returncode == 141
+    assert done.stderr == ""
 
 
 def test_module_runs_as_a_program_and_lists_recipes_without_the_libraries_of_their_models() -> None:
