@@ -16,7 +16,7 @@ from . import machine, packages
 from .case import OURS, Case
 from .cases import all_cases, suite_cases
 from .measure import Options, Row, measure, missed_floors, speedup
-from .results import Result, check_target
+from .results import Result
 
 QUICK_ROUNDS = 5
 INTERRUPTED = 130
@@ -60,12 +60,6 @@ def run(
         return 2
     if report:
         return _report()
-    try:
-        if json is not None:
-            check_target(json)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
     if device == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that PyTorch can use: `make bench` measures the CPU", file=sys.stderr)
         return 1
@@ -85,6 +79,12 @@ def run(
         print(line)
     cases = [case for case in cases if all(map(packages.is_installed, case.needs))]
     described = machine.describe(device, threads)
+    try:
+        if json is not None:
+            Result(described, {}, []).path_at(json)  # before hours of measuring
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     rates = cache(lambda dtype: machine.rates(device, dtype, threads))
     rows: list[Row] = []
     missed: list[str] = []

@@ -30,9 +30,22 @@ class Result:
             name += f"-{self.machine['cores']}-cores-{self.machine['cpu_isa']}"
         return f"{name}-{self.machine['hardfast']}.json"
 
+    def path_at(self, target: Path) -> Path:
+        """The file that results go to: ``target`` itself, or one of their own name in a folder.
+
+        Raises:
+            ValueError: they cannot be added to it.
+        """
+        path = target / self.file_name if target.is_dir() else target
+        if path.suffix != ".json" or not path.parent.is_dir():
+            raise ValueError(f"--json must be a folder that there is, or a .json file in one, got {target}")
+        if path.exists():
+            Result.read(path)
+        return path
+
     def add_to(self, target: Path) -> Path:
         """Writes to a file, or under its own name into a folder; other cases in it stay, each with its commit."""
-        path = target / self.file_name if target.is_dir() else target
+        path = self.path_at(target)
         rows, rates = list(self.rows), self.rates
         if path.exists():
             before, measured = Result.read(path), {row.case_name for row in self.rows}
@@ -55,13 +68,3 @@ class Result:
             return cls(content["machine"], content["rates"], [Row.from_json(row) for row in content["rows"]])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} must be a file of results, got {error!r}") from error
-
-
-def check_target(path: Path) -> None:
-    """Raises ``ValueError`` unless results can be added to a file, or a folder; before hours of measuring."""
-    if path.is_dir():
-        return
-    if path.suffix != ".json" or not path.parent.is_dir():
-        raise ValueError(f"--json must be a folder that there is, or a .json file in one, got {path}")
-    if path.exists():
-        Result.read(path)

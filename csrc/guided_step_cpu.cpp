@@ -18,16 +18,6 @@ void run(const GuidedStepParams& p, Range range) {
   torch::stable::parallel_for(0, p.batch * p.strips, grain, [&](int64_t begin, int64_t end) { range(p, begin, end); });
 }
 
-// Samples may lie apart; within a sample the elements are contiguous.
-Tensor with_contiguous_samples(const Tensor& tensor) {
-  int64_t elements = 1;
-  for (int64_t dim = tensor.dim() - 1; dim > 0; --dim) {
-    if (tensor.size(dim) != 1 && tensor.stride(dim) != elements) return torch::stable::contiguous(tensor);
-    elements *= tensor.size(dim);
-  }
-  return tensor;
-}
-
 // Tensors of one call: keeps the copies of strided ones alive for as long as their pointers are used.
 class Tensors {
  public:
@@ -42,7 +32,7 @@ class Tensors {
                         (coefficients.size(0) == 1 || coefficients.size(0) == params_.batch) &&
                         coefficients.scalar_type() == compute_type(like),
                     "coefficients must be [1 or B, 7] in the dtype of the arithmetic");
-    kept_.push_back(with_contiguous_samples(coefficients));
+    kept_.push_back(with_contiguous_rows(coefficients));
     params_.coefficients = {kept_.back().const_data_ptr(), coefficients.size(0) == 1 ? 0 : kept_.back().stride(0)};
   }
 
@@ -50,7 +40,7 @@ class Tensors {
     if (!tensor) return {};
     STD_TORCH_CHECK(tensor->sizes().equals(sizes_) && dtype_of(*tensor) == params_.dtype,
                     "the tensors of guided_step must be of one shape and dtype");
-    kept_.push_back(with_contiguous_samples(*tensor));
+    kept_.push_back(with_contiguous_rows(*tensor));
     return {kept_.back().const_data_ptr(), kept_.back().stride(0)};
   }
 

@@ -14,11 +14,6 @@ namespace hardfast {
 constexpr int64_t kGrainLogits = 8192;
 constexpr int64_t kGrainSums = 65536;
 
-// Rows may lie apart; within a row the classes are contiguous.
-inline Tensor with_contiguous_rows(const Tensor& logits) {
-  return logits.size(1) == 1 || logits.stride(1) == 1 ? logits : torch::stable::contiguous(logits);
-}
-
 // `group_rows` 0 stands for one group of all rows, whose loss is a scalar.
 inline void set_rows(LogitRowsParams& p, const Tensor& student, const Tensor& teacher, int64_t group_rows,
                      int64_t divisor) {

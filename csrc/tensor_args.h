@@ -55,6 +55,16 @@ inline bool is_channels_last(const Tensor& image) {
   return !image.is_contiguous() && stride_is(0, c * h * w) && stride_is(1, 1) && stride_is(2, c * w) && stride_is(3, c);
 }
 
+// [N, ...] whose rows, or samples, may lie apart; within one the elements are contiguous.
+inline Tensor with_contiguous_rows(const Tensor& tensor) {
+  int64_t elements = 1;
+  for (int64_t dim = tensor.dim() - 1; dim > 0; --dim) {
+    if (tensor.size(dim) != 1 && tensor.stride(dim) != elements) return torch::stable::contiguous(tensor);
+    elements *= tensor.size(dim);
+  }
+  return tensor;
+}
+
 // An uninitialised [batch, C, height, width] with the channels, dtype, device and memory format of `image`.
 inline Tensor empty_image(const Tensor& image, int64_t batch, int64_t height, int64_t width) {
   using torch::headeronly::MemoryFormat;

@@ -19,6 +19,7 @@ from bench import measure, packages, row_cases, warp_cases
 from bench.case import OURS, Case, Floors
 from bench.cases import all_cases, suite_cases
 from bench.command import is_wanted, line_of, run
+from bench.machine import describe
 from bench.measure import Options, Row, missed_floors
 from bench.memory import peak_bytes
 from bench.results import Result
@@ -263,6 +264,11 @@ def test_a_target_that_cannot_be_written_is_an_error_before_anything_is_measured
     for path in (tmp_path / "folder" / "rows.json", tmp_path / "folder"):
         assert run(json=path) == 2
         assert f"--json must be a folder that there is, or a .json file in one, got {path}" in capsys.readouterr().err
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / Result(describe("cpu", 2), {}, []).file_name).write_text("{bad")
+    assert run(json=folder) == 2
+    assert "must be a file of results" in capsys.readouterr().err
     assert run(report=True, json=other) == 2
     assert "--report measures nothing" in capsys.readouterr().err
 

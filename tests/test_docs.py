@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import together
 import torch
-from diffusers import UNet2DModel
+from diffusion_models import class_unet
 from torch import nn
 
 from hardfast.distill.processes import ALONE
@@ -34,38 +34,31 @@ def test_recipes(page):
         assert name in RECIPES, name
 
 
+def python_block(text: str) -> str:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return block
+
+
 def test_guided_diffusion():
-    (block,) = re.findall(
-        r"^## Guided diffusion$\n\n```python\n(.*?)^```$", PAGES[0].read_text(), re.MULTILINE | re.DOTALL
-    )
+    (section,) = re.findall(r"^## Guided diffusion$(.*?)^## ", PAGES[0].read_text(), re.MULTILINE | re.DOTALL)
+    block = python_block(section).replace("iterations=20", "iterations=1")
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        num_class_embeds=11,
-    )
     student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10)) for _ in range(2))
     names = {
         "torch": torch,
-        "unet": unet,
+        "unet": class_unet(num_class_embeds=11),
         "student": student,
         "teacher": teacher,
         "labels": torch.tensor([1]),
         "seeds": [0],
     }
-    exec(compile(block.replace("iterations=20", "iterations=1"), "README.md", "exec"), names)
+    exec(compile(block, "README.md", "exec"), names)
     assert names["found"].images.shape == (1, 3, 32, 32)
 
 
 def run_own_loop(processes) -> tuple[float, list[torch.Tensor]]:
     """The block of the page on several processes, which are joined already."""
-    text = (ROOT / "docs" / "distributed.md").read_text()
-    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    block = python_block((ROOT / "docs" / "distributed.md").read_text())
     names = {"joined": lambda: nullcontext(processes)}
     exec(compile(block.replace("distill.joined()", "joined()"), "distributed.md", "exec"), names)
     return names["test_accuracy"], [value.detach() for value in names["student"].parameters()]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hardfast.augment.augmentor import MeanStd
-from hardfast.augment.distribution import check_size
 from hardfast.augment.warp import WarpAugmentor
 from hardfast.ops import affine_warp
+from hardfast.ops._warp import height_width
 
 MODES = {
     "full": (0, 1, 2, 3, 4, 5),
@@ -92,7 +92,7 @@ class AffineAugmentor(WarpAugmentor):
             first order in the deviation from the identity, where the content moves by minus what the sampling
             position does. Of a conditional distribution, the part that is the same for all images.
         """
-        return self._described(affine_quantities(*check_size(size)))
+        return self._described(affine_quantities(*height_width("size", size)))
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}, {super().extra_repr()}"

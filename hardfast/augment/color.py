@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hardfast.augment.augmentor import MeanStd
-from hardfast.augment.distribution import GaussianAugmentor, check_size
+from hardfast.augment.distribution import GaussianAugmentor
 from hardfast.ops import _checks
-from hardfast.ops._warp import colored
+from hardfast.ops._warp import colored, height_width
 from hardfast.reference._sampling import compute_dtype
 
 MODES = ("full", "diagonal", "grey")
@@ -101,7 +101,7 @@ class ColorAugmentor(GaussianAugmentor):
             several channels, ``mixing_percent`` (of another channel that is added); each over all channels and draws.
             Of a conditional distribution, the part that is the same for all images.
         """
-        check_size(size)
+        height_width("size", size)
         return self._described({f"{name}_percent": 100 * linear for name, linear in self._parts().items()})
 
     def extra_repr(self) -> str:

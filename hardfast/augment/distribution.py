@@ -211,15 +211,3 @@ def _apart(components: int, count: int) -> Tensor:
     """Offsets ``[components, count]`` of mean zero, the same in every run."""
     offsets = COMPONENT_SPREAD * torch.randn(components, count, generator=torch.Generator().manual_seed(0))
     return offsets - offsets.mean(0)
-
-
-def check_size(size: tuple[int, int]) -> tuple[int, int]:
-    """``(height, width)`` of images in pixels."""
-    try:
-        height, width = size
-        fits = height >= 1 and width >= 1
-    except (TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise ValueError(f"size must be (height, width) in pixels, both >= 1; got {size!r}")
-    return height, width

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hardfast.augment.augmentor import Augmentor, MeanStd
-from hardfast.augment.distribution import GaussianAugmentor, check_size
+from hardfast.augment.distribution import GaussianAugmentor
 from hardfast.ops import _checks
+from hardfast.ops._warp import height_width
 
 #: Draws from which a learned mix is described, always the same.
 DESCRIBED_DRAWS = 4096
@@ -105,7 +106,7 @@ class MixAugmentor(_Mix, GaussianAugmentor):
             ``height_px``, which may reach beyond the image; told from some thousand draws. Of a conditional
             distribution, the part that is the same for all images.
         """
-        height, width = check_size(size)
+        height, width = height_width("size", size)
         draws = self.log_scale.new_empty(DESCRIBED_DRAWS, 1, 1, 1)
         generator = torch.Generator(draws.device).manual_seed(0)
         variables = self._rectangles(self.entries(None, self.noise(draws, generator)))
@@ -158,7 +159,7 @@ class _BetaMix(_Mix):
 
     def describe(self, size: tuple[int, int]) -> dict[str, MeanStd]:
         """``share_percent`` of the image itself; of a rectangle, before it is cut where it reaches beyond."""
-        check_size(size)
+        height_width("size", size)
         return {"share_percent": MeanStd(50.0, 50 / (2 * self.alpha + 1) ** 0.5)}
 
     def extra_repr(self) -> str:

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from hardfast.augment.affine import affine_quantities
 from hardfast.augment.augmentor import MeanStd
-from hardfast.augment.distribution import check_size
 from hardfast.augment.warp import WarpAugmentor
 from hardfast.ops import projective_warp
+from hardfast.ops._warp import height_width
 
 #: Initial scale of the perspective entries in units of that of the affine ones: at the edge they move pixels alike.
 PERSPECTIVE_SCALE = 0.5
@@ -93,7 +93,9 @@ class ProjectiveAugmentor(WarpAugmentor):
             ``perspective_y_percent``: by how much the content is larger at the right, and at the lower, edge than in
             the middle. To first order in the deviation from the identity.
         """
-        quantities = {name: F.pad(linear, (0, 3)) for name, linear in affine_quantities(*check_size(size)).items()}
+        quantities = {
+            name: F.pad(linear, (0, 3)) for name, linear in affine_quantities(*height_width("size", size)).items()
+        }
         identity = 100 * torch.eye(9, dtype=torch.float64)
         quantities |= {"perspective_x_percent": identity[6:7], "perspective_y_percent": identity[7:8]}
         return self._described(quantities)

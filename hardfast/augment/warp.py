@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hardfast.augment.augmentor import MeanStd
-from hardfast.augment.distribution import GaussianAugmentor, check_size
+from hardfast.augment.distribution import GaussianAugmentor
+from hardfast.ops._warp import height_width
 
 PADDING_MODES = ("zeros", "border", "reflection")
 
@@ -39,7 +40,7 @@ class WarpAugmentor(GaussianAugmentor):
         ``warp`` takes an image, displacements ``[n, 2, ...]`` and the size of the output, and has border padding; what
         each entry does to each pixel is measured on an image of its own positions.
         """
-        height, width = check_size(size)
+        height, width = height_width("size", size)
         count, grid = self.noise_shape[1:].numel(), self.noise_shape[1:]
         # Warps are smooth, so few pixels tell the whole; the ramp reaches beyond them, so that none lies outside.
         out_size = [min(side, 32) for side in (height, width)]

@@ -241,7 +241,9 @@ def backward(
 
 def _contiguous_samples(tensor: Tensor | None) -> Tensor | None:
     """Samples may lie apart; within a sample the elements are contiguous."""
-    return tensor if tensor is None or tensor[0].is_contiguous() else tensor.contiguous()
+    if tensor is None or tensor.is_contiguous() or tensor[0].is_contiguous():
+        return tensor
+    return tensor.contiguous()
 
 
 def _row(tensor: Tensor | None) -> int:
