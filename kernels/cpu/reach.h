@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../math/cubic.h"
+#include "../math/padding.h"
 #include "warp.h"
 #include "window.h"
 
@@ -44,6 +45,23 @@ inline double subsample_offset(std::int64_t index, std::int64_t count) {
 // The turn after which a reflected axis repeats; 0 where everything is one pixel.
 inline double reflection_turn(std::int64_t length, bool align_corners) {
   return 2.0 * static_cast<double>(align_corners ? length - 1 : length);
+}
+
+// Where the positions of a range come to lie by reflection: between its mirrored ends, and up to the edge that it passes.
+inline Range reflected(const Range& range, std::int64_t length, bool align_corners) {
+  const double last = static_cast<double>(length - 1), span = 0.5 * reflection_turn(length, align_corners);
+  const double edge = align_corners ? 0.0 : -0.5;
+  if (!(span > 0) || !range.within(0x1p40)) return {0, last};
+  const double first_span = __builtin_floor((range.low - edge) / span);
+  const double last_span = __builtin_floor((range.high - edge) / span);
+  if (last_span - first_span > 1) return {0, last};
+  const Extent<double> axis = {0.0, static_cast<double>(length), align_corners, Padding::kReflection};
+  Range result = {__builtin_inf(), -__builtin_inf()};
+  widen_range(ReflectionPadding::apply(range.low, axis).position, result);
+  widen_range(ReflectionPadding::apply(range.high, axis).position, result);
+  const bool at_first = last_span - 2.0 * __builtin_floor(0.5 * last_span) == 0.0;
+  if (last_span != first_span) widen_range(at_first ? 0.0 : last, result);
+  return result;
 }
 
 // A position less whole turns; 0 for one so large that what is left of it was rounded away, and for NaN.
@@ -92,8 +110,7 @@ inline bool window_axis(const WarpParams& p, Range range, std::int64_t length, s
     return true;
   }
   if (p.padding != Padding::kConstant) {
-    const bool mirrored = range.low < 0 || range.high > last;
-    if (mirrored && p.padding == Padding::kReflection) range = {0, last};
+    if (p.padding == Padding::kReflection) range = reflected(range, length, p.align_corners);
     range = {clamp_to(range.low, 0, last), clamp_to(range.high, 0, last)};
   }
   // A pixel of margin for rounding. An even first pixel keeps ties of "nearest" what they are in the image.

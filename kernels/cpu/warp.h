@@ -37,8 +37,12 @@ inline Tiling input_tiling(const WarpParams& p) {
 // Tiles of the output whose reach into the input is noted (16 bytes each), for the gradient to the image.
 inline Tiling reach_tiling(const WarpParams& p) { return split_evenly(p.out_height, p.out_width, 32, 64); }
 
-// An affine map is inverted instead, and where one tile owns all of the input every output tile is visited.
-inline bool needs_reaches(const WarpParams& p) { return p.map != Map::kAffine && input_tiling(p).count() > 1; }
+// Whether the output rows that touch a tile of the input follow from the map: from an affine one, which no reflection
+// folds.
+inline bool inverts_map(const WarpParams& p) { return p.map == Map::kAffine && p.padding != Padding::kReflection; }
+
+// Where one tile owns all of the input every output tile is visited.
+inline bool needs_reaches(const WarpParams& p) { return !inverts_map(p) && input_tiling(p).count() > 1; }
 
 // First and last pixel, both inclusive, that a tile of the output can touch.
 struct Reach {

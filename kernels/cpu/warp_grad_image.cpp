@@ -18,8 +18,12 @@ struct Span {
 template <Mode kMode>
 Span reach_axis(const WarpParams& p, Range range, i64 length) {
   const double last = static_cast<double>(length - 1), before = kMode == Mode::kBicubic ? 3 : 2;
-  const double low = range.low - before, high = range.high + before + 1;
-  if (p.padding == Padding::kReflection && !(low >= 0 && high <= last)) return {0, length - 1};
+  double low = range.low - before, high = range.high + before + 1;
+  if (p.padding == Padding::kReflection) {
+    const Range taps = reflected({low, high}, length, p.align_corners);
+    low = taps.low - 1;
+    high = taps.high + 1;
+  }
   if (p.padding == Padding::kConstant) {
     return {static_cast<i64>(clamp_to(low, -8, last + 8)), static_cast<i64>(clamp_to(high, -8, last + 8))};
   }
@@ -40,7 +44,8 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   // Which pixels of the image a tile of the output can touch.
   Reach reach(const Tile& tile) {
     Range x, y;
-    if (sampler_.subsamples() > 1 || !sampler_.map().bounds(tile, x, y)) range_of(tile, x, y);
+    const bool between_centres = sampler_.subsamples() > 1 && p_.map != Map::kAffine;
+    if (between_centres || !sampler_.map().bounds(tile, x, y)) range_of(tile, x, y);
     const Span columns = reach_axis<kMode>(p_, x, p_.width), rows = reach_axis<kMode>(p_, y, p_.height);
     return {static_cast<std::int32_t>(columns.begin), static_cast<std::int32_t>(columns.end),
             static_cast<std::int32_t>(rows.begin), static_cast<std::int32_t>(rows.end)};
@@ -51,7 +56,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     tile_ = tile;
     window_ = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
     frame_ = sampler_.frame_of(window_, 4);
-    if (p_.map == Map::kAffine) return add_rows(block);
+    if (inverts_map(p_)) return add_rows(block);
     const Tiling tiling = reach_tiling(p_);
     for (i64 i = 0; i < tiling.count(); ++i) {
       if (reaches && !touches(reaches[i])) continue;
@@ -170,14 +175,12 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     // Half a pixel more on all sides, where sub-samples lie beyond the outermost centres.
     Range range = {-0.5, static_cast<double>(p_.out_height) - 0.5};
     const CoordinateMap<T>& map = sampler_.map();
-    if (p_.padding != Padding::kReflection) {
-      const auto intersect_rows = [&](const AffineAxis& axis, const Range& reach) {
-        const double across = (axis.column < 0 ? -axis.column : axis.column) * (map.center_u() + 0.5);
-        intersect(map.position(axis, 0, -map.center_v()), axis.row, {reach.low - across, reach.high + across}, range);
-      };
-      intersect_rows(map.x(), reach(tile_.x, tile_.width, p_.width));
-      intersect_rows(map.y(), reach(tile_.y, tile_.height, p_.height));
-    }
+    const auto intersect_rows = [&](const AffineAxis& axis, const Range& reach) {
+      const double across = (axis.column < 0 ? -axis.column : axis.column) * (map.center_u() + 0.5);
+      intersect(map.position(axis, 0, -map.center_v()), axis.row, {reach.low - across, reach.high + across}, range);
+    };
+    intersect_rows(map.x(), reach(tile_.x, tile_.width, p_.width));
+    intersect_rows(map.y(), reach(tile_.y, tile_.height, p_.height));
     return span(range, p_.out_height);
   }
 
@@ -185,20 +188,9 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     Range range = {0, static_cast<double>(p_.out_width - 1)};
     const CoordinateMap<T>& map = sampler_.map();
     const double u = first_column - map.center_u(), v = row - map.center_v();
-    if (p_.padding != Padding::kReflection ||
-        (stays_inside(map.x(), u, v, p_.width) && stays_inside(map.y(), u, v, p_.height))) {
-      intersect(map.position(map.x(), u, v), map.x().column, reach(tile_.x, tile_.width, p_.width), range);
-      intersect(map.position(map.y(), u, v), map.y().column, reach(tile_.y, tile_.height, p_.height), range);
-    }
+    intersect(map.position(map.x(), u, v), map.x().column, reach(tile_.x, tile_.width, p_.width), range);
+    intersect(map.position(map.y(), u, v), map.y().column, reach(tile_.y, tile_.height, p_.height), range);
     return span(range, p_.out_width);
-  }
-
-  // Whether no tap of an output row is mirrored.
-  bool stays_inside(const AffineAxis& axis, double u, double v, i64 length) const {
-    const double end = u + static_cast<double>(p_.out_width - 1), margin = kBicubic ? 2 : 0;
-    const double a = CoordinateMap<T>::position(axis, u, v), b = CoordinateMap<T>::position(axis, end, v);
-    const double first = margin, last = static_cast<double>(length - 1) - margin;
-    return a >= first && a <= last && b >= first && b <= last;
   }
 
   // Positions whose taps lie in [first, first + count) of an axis, with half a pixel of margin.

@@ -81,13 +81,33 @@ class CoordinateMap {
     }
   }
 
-  // The positions that a tile reaches, from the map's parameters alone; false where those do not tell. Those of a flow
-  // lie between the extremes of its control points, and a homography keeps a tile convex in front of the horizon.
+  // What a tile reaches under an affine map, with all sub-samples of its pixels.
+  void affine_bounds(const Tile& tile, Range& x, Range& y) const {
+    const double spread_u = 0.5 - 0.5 / static_cast<double>(p_.samples_x);
+    const double spread_v = 0.5 - 0.5 / static_cast<double>(p_.samples_y);
+    x = y = {__builtin_inf(), -__builtin_inf()};
+    for (int corner = 0; corner < 4; ++corner) {
+      const double right = static_cast<double>(tile.width - 1) + spread_u;
+      const double bottom = static_cast<double>(tile.height - 1) + spread_v;
+      const double u = static_cast<double>(tile.x) + (corner & 1 ? right : -spread_u) - center_u_;
+      const double v = static_cast<double>(tile.y) + (corner & 2 ? bottom : -spread_v) - center_v_;
+      widen_range(position(x_, u, v), x);
+      widen_range(position(y_, u, v), y);
+    }
+  }
+
+  // The positions that a tile reaches, from the map's parameters alone; false where those do not tell. Those of an affine
+  // map lie between its corners, those of a flow between the extremes of its control points, and a homography keeps a
+  // tile convex in front of the horizon.
   bool bounds(const Tile& tile, Range& x, Range& y) const {
     const double u[2] = {static_cast<double>(tile.x) - center_u_,
                          static_cast<double>(tile.x + tile.width - 1) - center_u_};
     const double v[2] = {static_cast<double>(tile.y) - center_v_,
                          static_cast<double>(tile.y + tile.height - 1) - center_v_};
+    if (p_.map == Map::kAffine) {
+      affine_bounds(tile, x, y);
+      return x.within(kFarthest) && y.within(kFarthest);
+    }
     if (p_.map == Map::kProjective) {
       Range w = {__builtin_inf(), -__builtin_inf()};
       x = y = w;

@@ -51,8 +51,8 @@ HARDFAST_HD Cell<T> split_cell(double position, double first, double last) {
   return {whole, static_cast<T>(clamped - static_cast<double>(whole))};
 }
 
-// Fills n of ws.x, ws.y, ws.slope_* and ws.column, the first at `at`; column is the cell's place in the window, in the
-// frame's units.
+// Fills n of ws.x, ws.y, ws.slope_* and ws.column, the first at `at`, and what is left of their last vector; column is
+// the cell's place in the window, in the frame's units.
 template <typename Pad, bool kNearest, typename T, typename Positions>
 inline void locate_cells(const Positions positions, std::int64_t n, std::int64_t at, const Frame frame,
                          Workspace<T>& ws) {
@@ -60,7 +60,7 @@ inline void locate_cells(const Positions positions, std::int64_t n, std::int64_t
   T* __restrict x_within = ws.x + at, * __restrict y_within = ws.y + at;
   T* __restrict x_slope = ws.slope_x + at, * __restrict y_slope = ws.slope_y + at;
   std::int32_t* __restrict columns = ws.column + at;
-  const std::int32_t count = static_cast<std::int32_t>(n);
+  const std::int32_t count = static_cast<std::int32_t>(n + 15) & ~15;
 #pragma omp simd
   for (std::int32_t k = 0; k < count; ++k) {
     const Padded<double> x = Pad::apply(positions.x(k), frame.x);

@@ -292,7 +292,7 @@ class Sampler {
         };
         return locate_rows<Pad>(line_of, steps_x_, steps_y_, n, rows_, 0, frame_, ws_);
       }
-      if (p_.map == Map::kFlow) return locate_flow(column, row);
+      if (p_.map == Map::kFlow && straight_) return locate_flow(column, row);
     }
     for (i64 r = 0; r < rows_; ++r) locate_row(column, row + static_cast<double>(r), n, r * n);
   }
@@ -334,39 +334,26 @@ class Sampler {
   }
 
   // What the tile reaches of the input, if that is known before its positions are. They can be computed run by run
-  // then, unless the padding rule bends some, or there are sub-samples.
+  // then, unless there are sub-samples.
   bool bounds(Range& x, Range& y) {
     if (p_.map == Map::kAffine) {
-      x = corner_range(map_.x());
-      y = corner_range(map_.y());
+      map_.affine_bounds(tile_, x, y);
       straight_ = runs_straight(x, y);
       return true;
     }
     if (kBicubic || subsamples_ > 1) return false;
     x = y = {-__builtin_inf(), __builtin_inf()};
-    return is_whole_flow() || (map_.bounds(tile_, x, y) && runs_straight(x, y));
+    straight_ = is_whole_flow();
+    if (straight_) return true;
+    const bool known = map_.bounds(tile_, x, y);
+    straight_ = known && runs_straight(x, y);
+    return known;
   }
 
   // Whether the padding rule bends no position of the tile.
   bool runs_straight(const Range& x, const Range& y) const {
     if (Pad::kBends && !(lies_inside(x, p_.width) && lies_inside(y, p_.height))) return false;
     return x.within(0.5 * kFixedLimit) && y.within(0.5 * kFixedLimit);
-  }
-
-  // Input positions that the tile reaches along one axis under an affine map.
-  Range corner_range(const AffineAxis& axis) const {
-    const double spread_u = 0.5 - 0.5 / static_cast<double>(p_.samples_x);
-    const double spread_v = 0.5 - 0.5 / static_cast<double>(p_.samples_y);
-    Range range = {__builtin_inf(), -__builtin_inf()};
-    for (int corner = 0; corner < 4; ++corner) {
-      const double right = static_cast<double>(tile_.width - 1) + spread_u;
-      const double bottom = static_cast<double>(tile_.height - 1) + spread_v;
-      const double u = static_cast<double>(tile_.x) + (corner & 1 ? right : -spread_u) - map_.center_u();
-      const double v = static_cast<double>(tile_.y) + (corner & 2 ? bottom : -spread_v) - map_.center_v();
-      const double at = CoordinateMap<T>::position(axis, u, v);
-      range = {at < range.low ? at : range.low, at > range.high ? at : range.high};
-    }
-    return range;
   }
 
   // Fills ws.tile_x and ws.tile_y, for all sub-samples of the tile, and finds their ranges.

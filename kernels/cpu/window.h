@@ -46,8 +46,8 @@ struct Workspace {
   alignas(64) T slopes_x[4][kChunk], slopes_y[4][kChunk];             // their derivatives
   alignas(64) T grad_x[kPadded], grad_y[kPadded];                     // gradient to the position
   alignas(64) T uncovered[kChunk];                                    // weight of the taps outside the image
-  alignas(64) double run_x[kChunk], run_y[kChunk];                    // positions of one run, in pixels of the image
-  alignas(64) double tile_x[kTilePositions], tile_y[kTilePositions];  // and of a tile
+  alignas(64) double run_x[kPadded], run_y[kPadded];                  // positions of one run, in pixels of the image
+  alignas(64) double tile_x[kTilePositions + 16], tile_y[kTilePositions + 16];  // and of a tile
   alignas(64) T map_x[kPadded], map_y[kPadded], map_u[kChunk];        // of a map that is evaluated
   alignas(64) T map_weights[4][kChunk];
   alignas(64) std::int32_t map_column[kPadded];

@@ -57,12 +57,12 @@ struct ReflectionPadding {
     const T signed_distance = position + axis.origin - low;
     const T distance = signed_distance < T(0) ? -signed_distance : signed_distance;
     const T turns = round_down(distance / span);
-    const bool odd = turns - T(2) * round_down(turns * T(0.5)) != T(0);
+    const T odd = turns - T(2) * round_down(turns * T(0.5));  // 0 or 1
     const T rest = distance - turns * span;
-    const T mirrored = (odd ? span - rest : rest) + low - axis.origin;
-    const T direction = (odd != (signed_distance < T(0))) ? T(-1) : T(1);
+    const T mirrored = (odd != T(0) ? span - rest : rest) + low - axis.origin;
     const Padded<T> clipped = BorderPadding::apply(mirrored, axis);
-    return {clipped.position, clipped.slope * direction};
+    const T forwards = odd != T(0) ? -clipped.slope : clipped.slope;
+    return {clipped.position, signed_distance < T(0) ? -forwards : forwards};
   }
 };
 
