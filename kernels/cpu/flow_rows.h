@@ -44,7 +44,7 @@ class FlowRows {
     const ControlRows rows = dense_ ? ControlRows{tile.y, tile.y + tile.height} : ends(rows_, tile.y, tile.height);
     const std::int64_t count = columns.end - columns.begin;
     if (count > kChunk || 4 * count * (rows.end - rows.begin) > 5 * tile.area()) return false;
-    Extremes along[2];
+    Extremes<T> along[2];
     for (int axis = 0; axis < 2; ++axis) {
       for (std::int64_t i = rows.begin; i < rows.end; ++i) {
         const T* row = flow_ + axis * p_.flow.channel + i * p_.flow.row + columns.begin * p_.flow.column;
@@ -109,51 +109,6 @@ class FlowRows {
   }
 
  private:
-  // The least and the largest of many values, by lanes.
-  struct Extremes {
-    Vec8<T> least = splat8(static_cast<T>(__builtin_inf())), most = -least;
-    decltype(least != least) unequal{};  // to itself: NaN
-
-    void add(const T* values, std::int64_t n) {
-      std::int64_t k = 0;
-      // Four vectors are compared with each other first: each comparison with what was found waits for the last.
-      for (; k < n - 31; k += 32) {
-        const Vec8<T> a = load8(values + k), b = load8(values + k + 8);
-        const Vec8<T> c = load8(values + k + 16), d = load8(values + k + 24);
-        least = lesser(lesser(lesser(a, b), lesser(c, d)), least);
-        most = greater(greater(greater(a, b), greater(c, d)), most);
-        const Vec8<T> any = a * b + c * d;  // NaN where one of them is, or is too large
-        unequal |= any != any;
-      }
-      for (; n >= 8 && k < n; k += 8) add(load8(values + (k < n - 8 ? k : n - 8)));
-      for (; k < n; ++k) add(splat8(values[k]));
-    }
-
-    void add(Vec8<T> values) {
-      least = lesser(values, least);
-      most = greater(values, most);
-      unequal |= values != values;
-    }
-
-    static Vec8<T> lesser(Vec8<T> a, Vec8<T> b) { return a < b ? a : b; }
-    static Vec8<T> greater(Vec8<T> a, Vec8<T> b) { return a > b ? a : b; }
-
-    Range range() const {
-      Range range = {__builtin_inf(), -__builtin_inf()};
-      for (int lane = 0; lane < 8; ++lane) {
-        widen_range(static_cast<double>(least[lane]), range);
-        widen_range(static_cast<double>(most[lane]), range);
-      }
-      return range;
-    }
-
-    bool unordered() const {
-      bool any = false;
-      for (int lane = 0; lane < 8; ++lane) any |= unequal[lane] != 0;
-      return any;
-    }
-  };
-
   __attribute__((always_inline)) const T* dense_at(double column, double row) const {
     return flow_ + static_cast<std::int64_t>(row) * p_.flow.row + static_cast<std::int64_t>(column) * p_.flow.column;
   }

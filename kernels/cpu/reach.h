@@ -32,6 +32,52 @@ inline void widen_range(double value, Range& range) {
   range.high = value > range.high ? value : range.high;
 }
 
+// The least and the largest of many values, by lanes.
+template <typename T>
+struct Extremes {
+  Vec8<T> least = splat8(static_cast<T>(__builtin_inf())), most = -least;
+  decltype(least != least) unequal{};  // to itself: NaN
+
+  void add(const T* values, std::int64_t n) {
+    std::int64_t k = 0;
+    // Four vectors are compared with each other first: each comparison with what was found waits for the last.
+    for (; k < n - 31; k += 32) {
+      const Vec8<T> a = load8(values + k), b = load8(values + k + 8);
+      const Vec8<T> c = load8(values + k + 16), d = load8(values + k + 24);
+      least = lesser(lesser(lesser(a, b), lesser(c, d)), least);
+      most = greater(greater(greater(a, b), greater(c, d)), most);
+      const Vec8<T> any = a * b + c * d;  // NaN where one of them is, or is too large
+      unequal |= any != any;
+    }
+    for (; n >= 8 && k < n; k += 8) add(load8(values + (k < n - 8 ? k : n - 8)));
+    for (; k < n; ++k) add(splat8(values[k]));
+  }
+
+  void add(Vec8<T> values) {
+    least = lesser(values, least);
+    most = greater(values, most);
+    unequal |= values != values;
+  }
+
+  static Vec8<T> lesser(Vec8<T> a, Vec8<T> b) { return a < b ? a : b; }
+  static Vec8<T> greater(Vec8<T> a, Vec8<T> b) { return a > b ? a : b; }
+
+  Range range() const {
+    Range range = {__builtin_inf(), -__builtin_inf()};
+    for (int lane = 0; lane < 8; ++lane) {
+      widen_range(static_cast<double>(least[lane]), range);
+      widen_range(static_cast<double>(most[lane]), range);
+    }
+    return range;
+  }
+
+  bool unordered() const {
+    bool any = false;
+    for (int lane = 0; lane < 8; ++lane) any |= unequal[lane] != 0;
+    return any;
+  }
+};
+
 // Whether no padding rule bends a position of the range: strictly, for at its ends the rules may have a kink.
 inline bool lies_inside(const Range& range, std::int64_t length) {
   return range.low > 0 && range.high < static_cast<double>(length - 1);
@@ -66,7 +112,7 @@ inline Range reflected(const Range& range, std::int64_t length, bool align_corne
 
 // A position less whole turns; 0 for one so large that what is left of it was rounded away, and for NaN.
 inline double fold_turns(double position, double turn) {
-  const double rest = position - turn * __builtin_rint(position / turn);
+  const double rest = position - turn * __builtin_rint(position * (1.0 / turn));
   return rest >= -turn && rest <= turn ? rest : 0.0;
 }
 

@@ -9,6 +9,21 @@
 
 HARDFAST_BEGIN
 
+// Calls function(Storage{}) with the type that pixels have in memory, for arithmetic in T.
+template <typename T, typename Function>
+inline void with_storage(DType dtype, const Function& function) {
+  if constexpr (sizeof(T) == sizeof(double)) {
+    function(double{});
+  } else {
+    switch (dtype) {
+      case DType::kFloat16: return function(Half{});
+      case DType::kBFloat16: return function(BFloat16{});
+      case DType::kUInt8: return function(std::uint8_t{});
+      default: return function(float{});
+    }
+  }
+}
+
 // Widens n elements. Contiguous rows get a loop of their own, which vectorises.
 template <typename T, typename Storage>
 inline void widen_row(const Storage* source, std::int64_t stride, std::int64_t n, T* target) {
@@ -125,6 +140,26 @@ inline void deinterleave4(const T* pixels, std::int64_t n, T* a, T* b, T* c, T* 
 // Whether pixels have another type in memory than in the arithmetic.
 inline bool converts(DType dtype) { return dtype != DType::kFloat32 && dtype != DType::kFloat64; }
 
+// A pixel in memory as four lanes, of which it has kLanes.
+template <int kLanes, typename T, typename Storage>
+HARDFAST_HD Vec4<T> read_pixel(const Storage* pixel, std::int64_t channel) {
+  Vec4<T> lanes{};
+  for (int k = 0; k < kLanes; ++k) lanes[k] = widen(pixel[k * channel]);
+  return lanes;
+}
+
+// The first lanes of a pixel, to channels side by side in memory.
+template <typename T, typename Storage>
+HARDFAST_HD void write_pixel(Vec4<T> pixel, std::int64_t lanes, Storage* target) {
+  Storage values[4];
+  for (int k = 0; k < 4; ++k) values[k] = narrow<Storage>(pixel[k]);
+  if (lanes == 4) {
+    __builtin_memcpy(target, values, sizeof values);
+  } else {
+    for (std::int64_t k = 0; k < lanes; ++k) target[k] = values[k];
+  }
+}
+
 // Up to four channels of one tensor, and how to reach them.
 struct ChannelBlock {
   DType dtype;
@@ -182,6 +217,12 @@ inline void load_pixels(const ImageView<const void>& view, const ChannelBlock& b
     }
     return;
   }
+  if (view.channel == 1 && block.lanes == 4) {
+    return with_storage<T>(block.dtype, [&](auto storage) {
+      const auto* first = static_cast<const decltype(storage)*>(view.data) + offset;
+      for (std::int64_t i = 0; i < n; ++i) store4(pixels + 4 * i, read_pixel<4, T>(first + i * view.column, 1));
+    });
+  }
   const T* lane[4] = {};
   channel_rows(view, block, offset, n, rows, lane);
   switch (block.lanes) {
@@ -229,12 +270,12 @@ inline void store_pixels(const ImageView<void>& view, const ChannelBlock& block,
       }
       commit_row(block.dtype, view.data, offset, run, n * block.channels);
     } else {
-      for (std::int64_t i = 0; i < n; ++i) {
-        const std::int64_t at = offset + i * view.column;
-        T* pixel = row_target(block.dtype, view.data, at, rows);
-        for (std::int64_t k = 0; k < block.lanes; ++k) pixel[k] = pixels[4 * i + k];
-        commit_row(block.dtype, view.data, at, pixel, block.lanes);
-      }
+      with_storage<T>(block.dtype, [&](auto storage) {
+        auto* const first = static_cast<decltype(storage)*>(view.data) + offset;
+        for (std::int64_t i = 0; i < n; ++i) {
+          write_pixel<T>(load4(pixels + 4 * i), block.lanes, first + i * view.column);
+        }
+      });
     }
     return;
   }

@@ -150,10 +150,9 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   // Positions of a run of any map, in pixels of the image.
   void list_positions(double column, double row, i64 n) {
     sampler_.map().positions(column, row, n, ws_.run_x, ws_.run_y);
-    for (i64 k = 0; k < n; ++k) {
-      ws_.run_x[k] = sampler_.near(ws_.run_x[k], p_.width);
-      ws_.run_y[k] = sampler_.near(ws_.run_y[k], p_.height);
-    }
+    if (p_.padding != Padding::kReflection) return;
+    sampler_.fold_run(ws_.run_x, n, p_.width);
+    sampler_.fold_run(ws_.run_y, n, p_.height);
   }
 
   // Of the samples: past the colour map, and each sub-sample's part. Bicubic wants four lanes in any case.

@@ -76,6 +76,7 @@ class Sampler {
   void visit(const Tile& tile, const Row& row) {
     Range x, y;
     tile_ = tile;
+    located_ = {};
     computed_ = !keep_positions_ && bounds(x, y);
     if (!computed_) {
       if (subsamples_ > kTilePositions / tile.area()) {
@@ -91,7 +92,8 @@ class Sampler {
     // Eight pixels packed for each one computed cost about as much as four scattered loads a channel.
     const double area = static_cast<double>(window_.width) * static_cast<double>(window_.height);
     if (!bounded || area > 8 * pixels + 1024) return visit_cells(row);
-    if (window_.width > kMaxWindowWidth || window_.area() > kWindowPixels<T>) {
+    const i64 lanes = p_.channels == 1 ? 1 : 4;
+    if (window_.width > kMaxWindowWidth || lanes * window_.area() > kWindowElements<T>) {
       return tile.area() > 1 ? visit_halves(tile, row) : visit_cells(row);
     }
     visit_window(row);
@@ -100,26 +102,31 @@ class Sampler {
   // Cells and taps of one sub-sample of a run that visit() has announced.
   void locate(const ChannelBlock& block, i64 y, i64 subsample) {
     const double column = column_of(tile_.x, subsample), row = row_of(y, subsample);
-    const i64 n = tile_.width;
-    if (computed_ && !in_cells_) {
-      locate_computed(column, row);
-    } else if (in_cells_) {
-      locate_in_image(column, row, n);
+    if (in_cells_) {
+      locate_in_image(column, row, run());
       if (kBicubic) {
-        pack_padded_cells(source_, block, n, ws_);
+        pack_padded_cells(source_, block, run(), ws_);
       } else {
-        pack_cells(source_, block, n, ws_);
+        pack_cells(source_, block, run(), ws_);
       }
       pitch_ = kBicubic ? 4 : 2;
     } else {
-      locate_cells<Pad, kNearest>(listed(y, subsample), n, 0, frame_, ws_);
+      // Where one run is all of the tile, the other blocks of its channels have the same cells.
+      const Located cells = {y, subsample, frame_.unit};
+      if (cells == located_) return;
+      located_ = cells;
+      if (computed_) {
+        locate_computed(column, row);
+      } else {
+        locate_cells<Pad, kNearest>(listed(y, subsample), run(), 0, frame_, ws_);
+      }
     }
     pad_cells<8>(run(), ws_);
   }
 
   // The weight of the taps that lie outside the image, for the run located last: ws.uncovered.
   void find_uncovered(i64 y, i64 subsample) {
-    const i64 n = tile_.width;
+    const i64 n = run();
     if (!in_cells_) {
       const ListedPositions positions = listed(y, subsample);
       for (i64 k = 0; k < n; ++k) {
@@ -229,6 +236,11 @@ class Sampler {
     return position > -turn && position < turn ? position : fold_turns(position, turn);
   }
 
+  void fold_run(double* positions, i64 n, i64 length) const {
+    const double turn = reflection_turn(length, p_.align_corners);
+    for (i64 k = 0; k < n; ++k) positions[k] = fold_turns(positions[k], turn);
+  }
+
   // For a window whose pixels lie `unit` elements apart.
   Frame frame_of(const Window& window, std::int32_t unit) const {
     const auto extent = [&](i64 origin, i64 length) {
@@ -264,11 +276,6 @@ class Sampler {
   }
 
  private:
-  void fold_run(double* positions, i64 n, i64 length) const {
-    const double turn = reflection_turn(length, p_.align_corners);
-    for (i64 k = 0; k < n; ++k) positions[k] = fold_turns(positions[k], turn);
-  }
-
   // Bicubic taps are reflected one by one: the position itself only had whole turns taken off.
   static void locate_turned(const double* positions, i64 n, std::int32_t* pixel, T* within) {
     for (i64 k = 0; k < n; ++k) {
@@ -294,16 +301,18 @@ class Sampler {
       }
       if (p_.map == Map::kFlow && straight_) return locate_flow(column, row);
     }
-    for (i64 r = 0; r < rows_; ++r) locate_row(column, row + static_cast<double>(r), n, r * n);
-  }
-
-  // Cells of the n pixels of one output row, the first at `at`.
-  void locate_row(double column, double row, i64 n, i64 at) {
-    if (p_.map == Map::kAffine) return locate_line(line(column, row, window_), n, at, frame_);
-    map_.positions(column, row, n, ws_.run_x, ws_.run_y);
+    if (p_.map == Map::kAffine) {
+      for (i64 r = 0; r < rows_; ++r) {
+        locate_line(line(column, row + static_cast<double>(r), window_), n, r * n, frame_);
+      }
+      return;
+    }
+    for (i64 r = 0; r < rows_; ++r) {
+      map_.positions(column, row + static_cast<double>(r), n, ws_.run_x + r * n, ws_.run_y + r * n);
+    }
     const ListedPositions positions = {ws_.run_x, ws_.run_y, -static_cast<double>(window_.x),
                                        -static_cast<double>(window_.y)};
-    locate_cells<Pad, kNearest>(positions, n, at, frame_, ws_);
+    locate_cells<Pad, kNearest>(positions, run(), 0, frame_, ws_);
   }
 
   __attribute__((noinline)) void locate_flow(double column, double row) {
@@ -358,48 +367,35 @@ class Sampler {
 
   // Fills ws.tile_x and ws.tile_y, for all sub-samples of the tile, and finds their ranges.
   void keep_positions(Range& x, Range& y) {
-    x = y = {__builtin_inf(), -__builtin_inf()};
-    const bool reflects = p_.padding == Padding::kReflection;
-    const i64 n = tile_.width;
+    const i64 n = tile_.width, count = tile_.area() * subsamples_;
     double *to_x = ws_.tile_x, *to_y = ws_.tile_y;
-    double turns_x = 0, turns_y = 0;
     for (i64 row = 0; row < tile_.height; ++row) {
       for (i64 s = 0; s < subsamples_; ++s, to_x += n, to_y += n) {
-        map_.positions(column_of(tile_.x, s), row_of(tile_.y + row, s), n, ws_.run_x, ws_.run_y);
-        const bool first = row == 0 && s == 0;
-        if (reflects && kBicubic) {
-          // The same whole turns for all of the tile: taps are reflected one by one.
-          const double turn_x = reflection_turn(p_.width, p_.align_corners);
-          const double turn_y = reflection_turn(p_.height, p_.align_corners);
-          if (first) {
-            turns_x = ws_.run_x[0] - fold_turns(ws_.run_x[0], turn_x);
-            turns_y = ws_.run_y[0] - fold_turns(ws_.run_y[0], turn_y);
-          }
-          for (i64 k = 0; k < n; ++k) {
-            ws_.run_x[k] -= turns_x;
-            ws_.run_y[k] -= turns_y;
-          }
-        } else if (reflects) {
-          fold_run(ws_.run_x, n, p_.width);
-          fold_run(ws_.run_y, n, p_.height);
-        }
-        keep_run(ws_.run_x, n, to_x, x);
-        keep_run(ws_.run_y, n, to_y, y);
+        map_.positions(column_of(tile_.x, s), row_of(tile_.y + row, s), n, to_x, to_y);
       }
     }
+    x = keep_axis(ws_.tile_x, count, p_.width);
+    y = keep_axis(ws_.tile_y, count, p_.height);
   }
 
-  void keep_run(const double* __restrict positions, i64 n, double* __restrict target, Range& range) const {
-    double low = range.low, high = range.high;
-    const double for_nan = p_.padding == Padding::kReflection ? 0.0 : -3.0;
-#pragma omp simd reduction(min : low) reduction(max : high)
-    for (i64 k = 0; k < n; ++k) {
-      const double at = positions[k] == positions[k] ? positions[k] : for_nan;
-      low = at < low ? at : low;
-      high = at > high ? at : high;
-      target[k] = at;
+  // Takes whole turns off reflected positions, gives NaN a place, and returns the range.
+  Range keep_axis(double* positions, i64 count, i64 length) const {
+    const bool reflects = p_.padding == Padding::kReflection;
+    if (reflects && kBicubic) {
+      // The same for all of the tile: taps are reflected one by one.
+      const double turns = positions[0] - fold_turns(positions[0], reflection_turn(length, p_.align_corners));
+      for (i64 k = 0; k < count; ++k) positions[k] -= turns;
+    } else if (reflects) {
+      fold_run(positions, count, length);
     }
-    range = {low, high};
+    Extremes<double> extremes;
+    extremes.add(positions, count);
+    if (!extremes.unordered()) return extremes.range();
+    const double for_nan = reflects ? 0.0 : -3.0;
+    for (i64 k = 0; k < count; ++k) positions[k] = positions[k] == positions[k] ? positions[k] : for_nan;
+    extremes = {};
+    extremes.add(positions, count);
+    return extremes.range();
   }
 
   ListedPositions listed(i64 y, i64 subsample) const {
@@ -446,7 +442,7 @@ class Sampler {
 
   // Rows of output that lie one behind the other in memory, and are short, make one run.
   i64 rows_together() const {
-    const bool whole = tile_.width == p_.out_width && computed_ && subsamples_ == 1;
+    const bool whole = tile_.width == p_.out_width && subsamples_ == 1;
     const auto joined = [&](i64 row, i64 column) { return row == column * p_.out_width; };
     if (!whole || !joined(p_.output.row, p_.output.column) || !joined(p_.grad_output.row, p_.grad_output.column)) {
       return 1;
@@ -473,8 +469,19 @@ class Sampler {
   FixedSteps steps_x_, steps_y_;
   i64 subsamples_;
 
+  // A run of cells, as they stand in the workspace.
+  struct Located {
+    i64 y = -1, subsample = 0;
+    std::int32_t unit = 0;
+
+    bool operator==(const Located& other) const {
+      return y == other.y && subsample == other.subsample && unit == other.unit;
+    }
+  };
+
   // Of the tile in hand.
   Tile tile_{};
+  Located located_;
   Window window_{};
   Frame frame_{};
   i64 pitch_ = 0, rows_ = 1;

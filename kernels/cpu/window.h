@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "../math/interpolation.h"
 #include "../math/padding.h"
 #include "rows.h"
 
@@ -26,7 +27,7 @@ struct Window {
 };
 
 template <typename T>
-constexpr std::int64_t kWindowPixels = kWindowBytes / (4 * static_cast<std::int64_t>(sizeof(T)));
+constexpr std::int64_t kWindowElements = kWindowBytes / static_cast<std::int64_t>(sizeof(T));
 
 constexpr std::int64_t kTilePositions = 128 * 128;  // of one tile, kept for all of its channels
 constexpr std::int64_t kControlLine = 1024;         // control values that a run of output pixels lies between
@@ -34,7 +35,7 @@ constexpr std::int64_t kControlLine = 1024;         // control values that a run
 // Scratch of one thread, allocated at its first use and kept.
 template <typename T>
 struct Workspace {
-  alignas(64) T window[4 * kWindowPixels<T>];
+  alignas(64) T window[kWindowElements<T> + 8];                       // with room for what fill_pixels() writes beyond
   alignas(64) T rows[4 * kMaxWindowWidth];                            // conversion
   alignas(64) T pixels[4 * kPadded];                                  // one chunk of samples
   alignas(64) T mean[4 * kPadded];                                    // of an output pixel's sub-samples
@@ -244,25 +245,50 @@ inline void pack_padded(const Source<T>& source, const ChannelBlock& block, cons
   }
 }
 
+// pack_cells() for pixels of kLanes channels, the block's, from `first` on.
+template <int kLanes, typename Storage, typename T>
+inline void pack_cells_of(const Source<T>& source, const ChannelBlock& block, const Storage* first, std::int64_t n,
+                          Workspace<T>& ws) {
+  constexpr std::int64_t kElements = kLanes == 1 ? 4 : 16;  // of a cell
+  const ImageView<const void> view = source.view;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t x = ws.column[i], y = ws.row[i];
+    Taps<Vec4<T>> taps;
+    if (x >= 0 && x + 1 < source.width && y >= 0 && y + 1 < source.height) {
+      const Storage *upper = first + y * view.row + x * view.column, *lower = upper + view.row;
+      taps = {read_pixel<kLanes, T>(upper, view.channel), read_pixel<kLanes, T>(upper + view.column, view.channel),
+              read_pixel<kLanes, T>(lower, view.channel), read_pixel<kLanes, T>(lower + view.column, view.channel)};
+    } else {
+      taps = {load_tap(source, block, x, y, ws.rows), load_tap(source, block, x + 1, y, ws.rows),
+              load_tap(source, block, x, y + 1, ws.rows), load_tap(source, block, x + 1, y + 1, ws.rows)};
+    }
+    T* cell = ws.window + kElements * i;
+    if (kLanes == 1) {
+      store4(cell, Vec4<T>{taps.v00[0], taps.v01[0], taps.v10[0], taps.v11[0]});
+    } else {
+      store4(cell, taps.v00);
+      store4(cell + 4, taps.v01);
+      store4(cell + 8, taps.v10);
+      store4(cell + 12, taps.v11);
+    }
+    ws.column[i] = static_cast<std::int32_t>(kElements * i);
+  }
+}
+
 // Where output pixels lie too far apart for a window, each brings its own cell, and ws.column then tells the place of
 // the cells in ws.window. Bilinear: two rows of two taps.
 template <typename T>
 inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t x = ws.column[i], y = ws.row[i];
-    const Vec4<T> v00 = load_tap(source, block, x, y, ws.rows), v01 = load_tap(source, block, x + 1, y, ws.rows);
-    const Vec4<T> v10 = load_tap(source, block, x, y + 1, ws.rows),
-                  v11 = load_tap(source, block, x + 1, y + 1, ws.rows);
-    if (block.lanes == 1) {
-      store4(ws.window + 4 * i, Vec4<T>{v00[0], v01[0], v10[0], v11[0]});
-    } else {
-      store4(ws.window + 16 * i, v00);
-      store4(ws.window + 16 * i + 4, v01);
-      store4(ws.window + 16 * i + 8, v10);
-      store4(ws.window + 16 * i + 12, v11);
+  with_storage<T>(block.dtype, [&](auto storage) {
+    const auto* first = static_cast<const decltype(storage)*>(source.view.data) + source.offset +
+                        block.first * source.view.channel;
+    switch (block.lanes) {
+      case 1: return pack_cells_of<1>(source, block, first, n, ws);
+      case 2: return pack_cells_of<2>(source, block, first, n, ws);
+      case 3: return pack_cells_of<3>(source, block, first, n, ws);
+      default: return pack_cells_of<4>(source, block, first, n, ws);
     }
-    ws.column[i] = static_cast<std::int32_t>(block.lanes == 1 ? 4 * i : 16 * i);
-  }
+  });
 }
 
 // Bicubic: four rows of four taps, the second of the second being the cell's own pixel.
