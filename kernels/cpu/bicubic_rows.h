@@ -23,7 +23,7 @@ inline void bicubic_weights(std::int64_t n, Workspace<T>& ws) {
                             }
                           }
                         };
-  const std::int64_t padded = (n + 3) / 4 * 4;
+  const std::int64_t padded = (n + 15) / 16 * 16;
   for (std::int64_t k = n; k < padded; ++k) ws.x[k] = ws.y[k] = T(0);
   n = padded;
   fill(ws.x, ws.weights_x, ws.slopes_x);

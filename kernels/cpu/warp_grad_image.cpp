@@ -120,9 +120,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
       if (p_.map == Map::kAffine) {
         sampler_.locate_line(sampler_.line(column, row, window_), n, 0, frame_);
       } else if (!locate_displaced_pixels(column, row, n)) {
-        list_positions(column, row, n);
-        const double x = -static_cast<double>(window_.x), y = -static_cast<double>(window_.y);
-        locate_cells<Pad, kNearest>(ListedPositions{ws_.run_x, ws_.run_y, x, y}, n, 0, frame_, ws_);
+        locate_cells<Pad, kNearest>(listed(block, x, y, n, s), n, 0, frame_, ws_);
       }
       pad_cells<4>(n, ws_);
       if (block.lanes == 1) {
@@ -147,12 +145,22 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     return false;
   }
 
-  // Positions of a run of any map, in pixels of the image.
-  void list_positions(double column, double row, i64 n) {
-    sampler_.map().positions(column, row, n, ws_.run_x, ws_.run_y);
+  // Positions of a run of any map. Where an output has few pixels but many channels, its first channels keep them.
+  ListedPositions listed(const ChannelBlock& block, i64 x, i64 y, i64 n, i64 s) {
+    const i64 subsamples = sampler_.subsamples(), pixels = p_.out_height * p_.out_width;
+    const bool keeps = p_.channels > 4 && p_.batch == p_.image_count && subsamples <= kTilePositions / pixels;
+    const i64 at = keeps ? (y * subsamples + s) * p_.out_width + x : 0;
+    double *const xs = keeps ? ws_.tile_x + at : ws_.run_x, *const ys = keeps ? ws_.tile_y + at : ws_.run_y;
+    if (!keeps || block.first == 0) list_positions(sampler_.column_of(x, s), sampler_.row_of(y, s), n, xs, ys);
+    return {xs, ys, -static_cast<double>(window_.x), -static_cast<double>(window_.y)};
+  }
+
+  // In pixels of the image.
+  void list_positions(double column, double row, i64 n, double* xs, double* ys) {
+    sampler_.map().positions(column, row, n, xs, ys);
     if (p_.padding != Padding::kReflection) return;
-    sampler_.fold_run(ws_.run_x, n, p_.width);
-    sampler_.fold_run(ws_.run_y, n, p_.height);
+    sampler_.fold_run(xs, n, p_.width);
+    sampler_.fold_run(ys, n, p_.height);
   }
 
   // Of the samples: past the colour map, and each sub-sample's part. Bicubic wants four lanes in any case.

@@ -99,8 +99,23 @@ class ParameterGradients<Sampler<T, Pad, kMode>> {
     if (kMode == Mode::kNearest || !(sums_.map || sums_.dense)) return;
     if (sums_.dense) return grad_dense(block, x, y, n);
     sampler_.grad_position(block, grads_);
+    if (p_.channels > 4 && sampler_.subsamples() == 1 && !joins_blocks(block, y, n)) return;
     map().accumulate(sampler_.column_of(x, s), sampler_.row_of(y, s), sampler_.width(), sampler_.rows(), sums_.control,
                      sums_.map);
+  }
+
+  // Adds a run's gradient to the position to that of the blocks before; true where it was the last: what a map does
+  // with it takes longer than the gradient itself.
+  bool joins_blocks(const ChannelBlock& block, i64 y, i64 n) {
+    const bool first = block.first == 0, last = block.first + block.lanes == block.channels;
+    const i64 at = sampler_.place_of(y);
+    T *const sum_x = ws_.position_x + at, *const sum_y = ws_.position_y + at;
+    T *const to_x = last ? ws_.grad_x : sum_x, *const to_y = last ? ws_.grad_y : sum_y;
+    for (i64 k = 0; k < n; ++k) {
+      to_x[k] = ws_.grad_x[k] + (first ? T(0) : sum_x[k]);
+      to_y[k] = ws_.grad_y[k] + (first ? T(0) : sum_y[k]);
+    }
+    return last;
   }
 
   void grad_dense(const ChannelBlock& block, i64 x, i64 y, i64 n) {

@@ -88,7 +88,8 @@ class Sampler {
     const bool bounded = window_axis<kMode>(p_, x, p_.width, window_.x, window_.width) &&
                          window_axis<kMode>(p_, y, p_.height, window_.y, window_.height);
     window_.width += window_.width % 2;  // so that no row begins between the two pixels of a vector
-    in_window_ = computed_ && holds_cells(window_.x, window_.width, x) && holds_cells(window_.y, window_.height, y);
+    in_window_ = computed_ && !kBicubic && holds_cells(window_.x, window_.width, x) &&
+                 holds_cells(window_.y, window_.height, y);
     // Eight pixels packed for each one computed cost about as much as four scattered loads a channel.
     const double area = static_cast<double>(window_.width) * static_cast<double>(window_.height);
     if (!bounded || area > 8 * pixels + 1024) return visit_cells(row);
@@ -200,6 +201,7 @@ class Sampler {
   i64 width() const { return tile_.width; }        // of each of them
   i64 run() const { return rows_ * tile_.width; }  // pixels in all
   i64 pitch() const { return pitch_; }
+  i64 place_of(i64 y) const { return (y - tile_.y) * tile_.width; }  // of a run, in pixels from the tile's first
 
   // Where a sub-sample of an output pixel lies.
   double column_of(i64 x, i64 subsample) const {
@@ -350,7 +352,8 @@ class Sampler {
       straight_ = runs_straight(x, y);
       return true;
     }
-    if (kBicubic || subsamples_ > 1) return false;
+    // Bicubic taps are reflected one by one, which needs whole turns taken off before.
+    if ((kBicubic && p_.padding == Padding::kReflection) || subsamples_ > 1) return false;
     x = y = {-__builtin_inf(), __builtin_inf()};
     straight_ = is_whole_flow();
     if (straight_) return true;

@@ -49,6 +49,7 @@ struct Workspace {
   alignas(64) T uncovered[kChunk];                                    // weight of the taps outside the image
   alignas(64) double run_x[kPadded], run_y[kPadded];                  // positions of one run, in pixels of the image
   alignas(64) double tile_x[kTilePositions + 16], tile_y[kTilePositions + 16];  // and of a tile
+  alignas(64) T position_x[kTilePositions], position_y[kTilePositions];  // gradient to the positions of a tile
   alignas(64) T map_x[kPadded], map_y[kPadded], map_u[kChunk];        // of a map that is evaluated
   alignas(64) T map_weights[4][kChunk];
   alignas(64) std::int32_t map_column[kPadded];
@@ -96,13 +97,6 @@ inline Vec4<T> load_tap(const Source<T>& source, const ChannelBlock& block, std:
     pixel[k] = *row_as(block.dtype, source.view.data, at + k * source.view.channel, 1, 1, buffer);
   }
   return pixel;
-}
-
-template <typename T>
-inline Vec4<T> load_padded_tap(const Source<T>& source, const ChannelBlock& block, std::int64_t x, std::int64_t y,
-                               T* buffer) {
-  return load_tap(source, block, pad_index(x, source.width, source.padding, source.align_corners),
-                  pad_index(y, source.height, source.padding, source.align_corners), buffer);
 }
 
 template <typename T>
@@ -209,39 +203,56 @@ inline void pack_plane(const Source<T>& source, const ChannelBlock& block, const
                [&](std::int64_t j, std::int64_t n, T* pixels) { copy_row(plane + j * view.row, n, pixels); });
 }
 
+// Where the four taps around a cell lie along one axis, after padding; -1 for the constant.
+struct PaddedTaps {
+  std::int64_t at[4];
+};
+
+inline PaddedTaps padded_taps(std::int64_t cell, std::int64_t length, Padding rule, bool align_corners) {
+  PaddedTaps taps;
+  for (int i = 0; i < 4; ++i) taps.at[i] = pad_index(cell - 1 + i, length, rule, align_corners);
+  return taps;
+}
+
 // For bicubic taps the window holds padded content: pixels of [height, width], four lanes each, or one where the block
 // has a single channel.
 template <typename T>
 inline void pack_padded(const Source<T>& source, const ChannelBlock& block, const Window& window, Workspace<T>& ws) {
   const std::int64_t lanes = block.lanes == 1 ? 1 : 4;
   const Inside columns = inside(window.x, window.width, source.width);
-  const auto store = [&](T* target, const Vec4<T>& pixel) {
-    if (lanes == 1) {
-      *target = pixel[0];
-    } else {
-      store4(target, pixel);
-    }
-  };
+  const Vec4<T> outside = outside_pixel(source, block);
+  const ImageView<const void>& view = source.view;
   for (std::int64_t j = 0; j < window.height; ++j) {
     T* target = ws.window + lanes * j * window.width;
-    const std::int64_t y = pad_index(window.y + j, source.height, source.padding, source.align_corners);
-    const std::int64_t begin = y < 0 ? window.width : columns.begin, end = y < 0 ? window.width : columns.end;
-    const auto pad = [&](std::int64_t i) {
-      const std::int64_t x = pad_index(window.x + i, source.width, source.padding, source.align_corners);
-      store(target + lanes * i, load_tap(source, block, x, y, ws.rows));
-    };
-    for (std::int64_t i = 0; i < begin; ++i) pad(i);
-    if (begin < end) {
-      const std::int64_t at = source.offset + y * source.view.row + (window.x + begin) * source.view.column;
+    const auto store = [&](std::int64_t i, const Vec4<T>& pixel) {
       if (lanes == 1) {
-        const T* row = row_as(block.dtype, source.view.data, at + block.first * source.view.channel, source.view.column,
-                              end - begin, ws.rows);
-        for (std::int64_t i = begin; i < end; ++i) target[i] = row[i - begin];
+        target[i] = pixel[0];
       } else {
-        load_pixels(source.view, block, at, end - begin, ws.rows, target + 4 * begin);
+        store4(target + 4 * i, pixel);
+      }
+    };
+    const std::int64_t y = pad_index(window.y + j, source.height, source.padding, source.align_corners);
+    const Inside packed = y < 0 ? Inside{window.width, window.width} : columns;
+    const std::int64_t n = packed.end - packed.begin;
+    if (n > 0) {
+      const std::int64_t at = source.offset + y * view.row + (window.x + packed.begin) * view.column;
+      if (lanes == 1) {
+        copy_row(row_as(block.dtype, view.data, at + block.first * view.channel, view.column, n, ws.rows), n,
+                 target + packed.begin);
+      } else {
+        load_pixels(view, block, at, n, ws.rows, target + 4 * packed.begin);
       }
     }
-    for (std::int64_t i = end; i < window.width; ++i) pad(i);
+    // What a padding rule brings from the row itself lies there by now.
+    const auto pad = [&](std::int64_t i) {
+      const std::int64_t x = pad_index(window.x + i, source.width, source.padding, source.align_corners);
+      const std::int64_t from = x - window.x;
+      if (x < 0 || y < 0) return store(i, outside);
+      if (from < packed.begin || from >= packed.end) return store(i, load_tap(source, block, x, y, ws.rows));
+      store(i, lanes == 1 ? Vec4<T>{target[from]} : load4(target + 4 * from));
+    };
+    for (std::int64_t i = 0; i < packed.begin; ++i) pad(i);
+    for (std::int64_t i = packed.end; i < window.width; ++i) pad(i);
   }
 }
 
@@ -275,37 +286,66 @@ inline void pack_cells_of(const Source<T>& source, const ChannelBlock& block, co
   }
 }
 
-// Where output pixels lie too far apart for a window, each brings its own cell, and ws.column then tells the place of
-// the cells in ws.window. Bilinear: two rows of two taps.
-template <typename T>
-inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
+// Calls function(Lanes<n>{}, first) for a block of n channels, of which `first` is the first pixel in memory.
+template <int n>
+struct Lanes {
+  static constexpr int value = n;
+};
+
+template <typename T, typename Function>
+inline void with_pixels(const Source<T>& source, const ChannelBlock& block, const Function& function) {
   with_storage<T>(block.dtype, [&](auto storage) {
     const auto* first = static_cast<const decltype(storage)*>(source.view.data) + source.offset +
                         block.first * source.view.channel;
     switch (block.lanes) {
-      case 1: return pack_cells_of<1>(source, block, first, n, ws);
-      case 2: return pack_cells_of<2>(source, block, first, n, ws);
-      case 3: return pack_cells_of<3>(source, block, first, n, ws);
-      default: return pack_cells_of<4>(source, block, first, n, ws);
+      case 1: return function(Lanes<1>{}, first);
+      case 2: return function(Lanes<2>{}, first);
+      case 3: return function(Lanes<3>{}, first);
+      default: return function(Lanes<4>{}, first);
     }
   });
+}
+
+// Where output pixels lie too far apart for a window, each brings its own cell, and ws.column then tells the place of
+// the cells in ws.window. Bilinear: two rows of two taps.
+template <typename T>
+inline void pack_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
+  with_pixels(source, block, [&](auto lanes, const auto* first) {
+    pack_cells_of<decltype(lanes)::value>(source, block, first, n, ws);
+  });
+}
+
+// pack_padded_cells() for pixels of kLanes channels, the block's, from `first` on.
+template <int kLanes, typename Storage, typename T>
+inline void pack_padded_cells_of(const Source<T>& source, const ChannelBlock& block, const Storage* first,
+                                 std::int64_t n, Workspace<T>& ws) {
+  constexpr std::int64_t kElements = kLanes == 1 ? 1 : 4;  // of a tap
+  const ImageView<const void> view = source.view;
+  const Vec4<T> outside = outside_pixel(source, block);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const PaddedTaps xs = padded_taps(ws.column[i], source.width, source.padding, source.align_corners);
+    const PaddedTaps ys = padded_taps(ws.row[i], source.height, source.padding, source.align_corners);
+    T* cell = ws.window + 16 * kElements * i;
+    for (int tap = 0; tap < 16; ++tap) {
+      const std::int64_t x = xs.at[tap % 4], y = ys.at[tap / 4];
+      const Storage* pixel = first + y * view.row + x * view.column;
+      const Vec4<T> value = x < 0 || y < 0 ? outside : read_pixel<kLanes, T>(pixel, view.channel);
+      if (kLanes == 1) {
+        cell[tap] = value[0];
+      } else {
+        store4(cell + 4 * tap, value);
+      }
+    }
+    ws.column[i] = static_cast<std::int32_t>(16 * i + 5);
+  }
 }
 
 // Bicubic: four rows of four taps, the second of the second being the cell's own pixel.
 template <typename T>
 inline void pack_padded_cells(const Source<T>& source, const ChannelBlock& block, std::int64_t n, Workspace<T>& ws) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t tap = 0; tap < 16; ++tap) {
-      const Vec4<T> pixel =
-          load_padded_tap(source, block, ws.column[i] - 1 + tap % 4, ws.row[i] - 1 + tap / 4, ws.rows);
-      if (block.lanes == 1) {
-        ws.window[16 * i + tap] = pixel[0];
-      } else {
-        store4(ws.window + 64 * i + 4 * tap, pixel);
-      }
-    }
-    ws.column[i] = static_cast<std::int32_t>(16 * i + 5);
-  }
+  with_pixels(source, block, [&](auto lanes, const auto* first) {
+    pack_padded_cells_of<decltype(lanes)::value>(source, block, first, n, ws);
+  });
 }
 
 // The gradient of a window goes back the same way: channel layout.
