@@ -36,8 +36,43 @@ def least_seconds(work: Work, rates: Rates) -> float:
     return max(work.bytes / rates.bytes, work.operations / rates.operations)
 
 
-def warp(image_numel: int, channels: int, element: int, map_bytes: int, position: int, pass_name: str) -> Work:
-    """A bilinear warp to images of the same size.
+class Interpolation(NamedTuple):
+    """Operations of a sample: for each pixel the weights, and for each of its channels the rest.
+
+    Args:
+        weights: of the taps along both axes.
+        value: the weighted sum of the taps.
+        slopes: its derivatives to the position, times the gradient, added up.
+        taps: the gradient to the taps, added to them.
+    """
+
+    weights: int
+    value: int
+    slopes: int
+    taps: int
+
+
+INTERPOLATIONS = {
+    "nearest": Interpolation(weights=0, value=0, slopes=0, taps=1),
+    # (1 - x) and (1 - y), four products; four products and three sums; two differences along each axis, blended (3
+    # each) and times the gradient; four taps: times, plus.
+    "bilinear": Interpolation(weights=6, value=7, slopes=12, taps=8),
+    # Four polynomials of four operations an axis; four rows of four products and three sums, and one of these rows;
+    # rows of values and of slopes and one of each, times the gradient; the gradient down four rows, along each, added.
+    "bicubic": Interpolation(weights=32, value=35, slopes=74, taps=36),
+}
+
+
+def warp(
+    image_numel: int,
+    channels: int,
+    element: int,
+    map_bytes: int,
+    position: int,
+    pass_name: str,
+    interpolation: Interpolation = INTERPOLATIONS["bilinear"],
+) -> Work:
+    """A warp to images of the same size.
 
     Args:
         image_numel: of the batch, channels included.
@@ -46,16 +81,17 @@ def warp(image_numel: int, channels: int, element: int, map_bytes: int, position
         map_bytes: the parameters of the maps.
         position: operations for a position of an output pixel.
         pass_name: ``forward``; ``parameters``, with the gradient to the maps; ``all``, to the images too.
+        interpolation: what a sample takes.
     """
     image, pixels = image_numel * element, image_numel // channels
-    weights, values = 6, 7 * channels  # (1 - x) and (1 - y), four products; four products and three sums a channel
+    weights, values = interpolation.weights, interpolation.value * channels
     forward = Work(2 * image + map_bytes, pixels * (position + weights + values))
     if pass_name == "forward":
         return forward
-    slopes = 12 * channels  # two differences along each axis, blended (3 each) and times the gradient, added up
+    slopes = interpolation.slopes * channels
     backward = Work(2 * image + 2 * map_bytes, pixels * (2 * position + weights + slopes))
     if pass_name == "all":
-        backward = Work(backward.bytes + image, backward.operations + pixels * 8 * channels)  # four taps: times, plus
+        backward = Work(backward.bytes + image, backward.operations + pixels * interpolation.taps * channels)
     return Work(forward.bytes + backward.bytes, forward.operations + backward.operations)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -22,6 +22,7 @@ POINTS = 16
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MAIN: Shape = (16, 3, 224, 224)
 GPU_MAIN: Shape = (256, 3, 224, 224)
+AHEAD = {"eager": 1.0, "kornia": 1.0}
 SIDES = (32, 64, 128, 448)  # of the plot of speed against size, beside those that are measured anyway
 
 
@@ -44,6 +45,7 @@ class Map:
     Args:
         parameters: from a shape to float32 tensors.
         position: operations for a position, as :func:`bench.roofline.positions` counts them.
+        mode: of interpolation.
     """
 
     op: str
@@ -52,6 +54,7 @@ class Map:
     parameters: Callable[[Shape], tuple[Tensor, ...]]
     position: int
     peers: dict[str, Peer]
+    mode: str = "bilinear"
 
 
 def _noise(shape: Shape, *rest: int) -> Tensor:
@@ -107,6 +110,19 @@ AFFINE = Map(
         ),
     },
 )
+DENSE_FLOW = Map(
+    "flow_warp",
+    " dense flow",
+    flow_warp,
+    _dense_flow,
+    roofline.positions("flow_warp"),
+    {
+        "eager": _torch_peer(warp_peers.eager_flow),
+        "kornia": _torch_peer(warp_peers.kornia_flow),
+        "torchvision": Peer(warp_peers.torchvision_flow),
+        "OpenCV": _opencv_peer(warp_peers.opencv_flow, warp_peers.opencv_flow_inputs),
+    },
+)
 OTHERS = (
     Map(
         "projective_warp",
@@ -135,19 +151,7 @@ OTHERS = (
             "OpenCV": _opencv_peer(warp_peers.opencv_flow, warp_peers.opencv_flow_inputs),
         },
     ),
-    Map(
-        "flow_warp",
-        " dense flow",
-        flow_warp,
-        _dense_flow,
-        roofline.positions("flow_warp"),
-        {
-            "eager": _torch_peer(warp_peers.eager_flow),
-            "kornia": _torch_peer(warp_peers.kornia_flow),
-            "torchvision": Peer(warp_peers.torchvision_flow),
-            "OpenCV": _opencv_peer(warp_peers.opencv_flow, warp_peers.opencv_flow_inputs),
-        },
-    ),
+    DENSE_FLOW,
     Map(
         "thin_plate_warp",
         f" {POINTS} points",
@@ -196,7 +200,8 @@ def warp_case(
         pair = eager_and_compiled(name, function, differentiable, peer.convert)
         implementations |= pair if peer.compiled and compiled else {name: pair[name]}
     map_bytes = _numel(kind.parameters, shape) * pixel.itemsize
-    work = roofline.warp(math.prod(shape), shape[1], pixel.itemsize, map_bytes, kind.position, pass_name)
+    interpolation = roofline.INTERPOLATIONS[kind.mode]
+    work = roofline.warp(math.prod(shape), shape[1], pixel.itemsize, map_bytes, kind.position, pass_name, interpolation)
     return Case(
         kind.op,
         "x".join(map(str, shape)) + kind.label,
@@ -219,7 +224,7 @@ def _numel(parameters: Callable[[Shape], tuple[Tensor, ...]], shape: Shape) -> i
 
 
 def cpu_cases() -> list[Case]:
-    return [*_main_cases(), *_other_sizes(), *_other_maps(), *_sweep()]
+    return [*_main_cases(), *_other_sizes(), *_other_maps(), *_other_rules(), *_features(), *_sweep()]
 
 
 def _main_cases() -> list[Case]:
@@ -265,10 +270,48 @@ def _other_sizes() -> list[Case]:
 
 def _other_maps() -> list[Case]:
     least = {"forward": {"eager": 2.5}, "parameters": {"eager": 4.0}, "all": {}}
-    ahead = {"kornia": 1.0, "kornia compiled": 1.0}
+    kornia = {"kornia": 1.0, "kornia compiled": 1.0}
     return [
-        warp_case(kind, (16, 3, 128, 128), name, floors=Floors(least[name] | ahead), quick=name != "all")
+        warp_case(kind, (16, 3, 128, 128), name, floors=Floors(least[name] | kornia), quick=name != "all")
         for kind in OTHERS
+        for name in PASSES
+    ]
+
+
+def sampled(kind: Map, label: str, **rules: str) -> Map:
+    """The map with another ``mode`` or ``padding_mode``, beside the peers that have them all."""
+    peers = {name: replace(peer, function=partial(peer.function, **rules)) for name, peer in kind.peers.items()}
+    return replace(
+        kind,
+        label=f"{kind.label} {label}",
+        ours=partial(kind.ours, **rules),
+        peers={name: peers[name] for name in ("eager", "kornia")},
+        mode=rules.get("mode", kind.mode),
+    )
+
+
+def _other_rules() -> list[Case]:
+    """Other ways to sample and to pad; the nearest pixels have no gradient to the map."""
+    rules = {
+        "nearest": {"mode": "nearest"},
+        "bicubic": {"mode": "bicubic"},
+        "border": {"padding_mode": "border"},
+        "reflection": {"padding_mode": "reflection"},
+    }
+    return [
+        warp_case(sampled(kind, label, **rule), shape, name, floors=Floors(AHEAD), compiled=False)
+        for kind, shape in ((AFFINE, MAIN), (DENSE_FLOW, (256, 1, 28, 28)))
+        for label, rule in rules.items()
+        for name in PASSES
+        if (label, name) != ("nearest", "parameters")
+    ]
+
+
+def _features() -> list[Case]:
+    """Feature maps: few pixels, many channels."""
+    return [
+        warp_case(AFFINE, (8, 64, 28, 28), name, memory_format=memory_format, floors=Floors(AHEAD), compiled=False)
+        for memory_format in MEMORY_FORMATS
         for name in PASSES
     ]
 

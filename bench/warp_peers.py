@@ -46,8 +46,9 @@ def affine_parameters(batch: int, size: tuple[int, int]) -> AffineParameters:
     return AffineParameters(10 * draws[:, 0], 0.1 * draws[:, 1:3] * extent, 1 + 0.1 * draws[:, 3], 6 * draws[:, 4])
 
 
-def _sampled(image: Tensor, grid: Tensor) -> Tensor:
-    return F.grid_sample(image, grid, align_corners=False)
+def _sampled(image: Tensor, grid: Tensor, **rules: str) -> Tensor:
+    """``rules``: ``mode`` and ``padding_mode``, which PyTorch and kornia name alike."""
+    return F.grid_sample(image, grid, align_corners=False, **rules)
 
 
 @cache
@@ -70,8 +71,8 @@ def through_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return widened
 
 
-def eager_affine(image: Tensor, theta: Tensor) -> Tensor:
-    return _sampled(image, F.affine_grid(theta, list(image.shape), align_corners=False))
+def eager_affine(image: Tensor, theta: Tensor, **rules: str) -> Tensor:
+    return _sampled(image, F.affine_grid(theta, list(image.shape), align_corners=False), **rules)
 
 
 def eager_projective(image: Tensor, homography: Tensor) -> Tensor:
@@ -81,8 +82,8 @@ def eager_projective(image: Tensor, homography: Tensor) -> Tensor:
     return _sampled(image, mapped[..., :2] / mapped[..., 2:])
 
 
-def eager_flow(image: Tensor, flow: Tensor) -> Tensor:
-    return _sampled(image, _identity_of(image) + _upsampled(flow, image).permute(0, 2, 3, 1))
+def eager_flow(image: Tensor, flow: Tensor, **rules: str) -> Tensor:
+    return _sampled(image, _identity_of(image) + _upsampled(flow, image).permute(0, 2, 3, 1), **rules)
 
 
 def _upsampled(flow: Tensor, image: Tensor) -> Tensor:
@@ -109,10 +110,10 @@ def _radial(squared: Tensor) -> Tensor:
     return squared * squared.clamp_min(1e-30).log()
 
 
-def kornia_affine(image: Tensor, matrix: Tensor) -> Tensor:
+def kornia_affine(image: Tensor, matrix: Tensor, **rules: str) -> Tensor:
     from kornia.geometry.transform import warp_affine
 
-    return warp_affine(image, matrix, (image.shape[2], image.shape[3]))
+    return warp_affine(image, matrix, (image.shape[2], image.shape[3]), **rules)
 
 
 def kornia_projective(image: Tensor, matrix: Tensor) -> Tensor:
@@ -121,13 +122,13 @@ def kornia_projective(image: Tensor, matrix: Tensor) -> Tensor:
     return warp_perspective(image, matrix, (image.shape[2], image.shape[3]))
 
 
-def kornia_flow(image: Tensor, flow: Tensor) -> Tensor:
+def kornia_flow(image: Tensor, flow: Tensor, **rules: str) -> Tensor:
     """kornia has no flow: its ``remap`` takes normalised positions, which are the identity plus the flow."""
     from kornia.geometry.transform import remap
 
     identity, flow = _identity_of(image), _upsampled(flow, image)
     x, y = (identity[..., i] + flow[:, i] for i in (0, 1))
-    return remap(image, x, y, align_corners=False, normalized_coordinates=True)
+    return remap(image, x, y, align_corners=False, normalized_coordinates=True, **rules)
 
 
 def kornia_thin_plate(image: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:

@@ -116,6 +116,32 @@ inline double fold_turns(double position, double turn) {
   return rest >= -turn && rest <= turn ? rest : 0.0;
 }
 
+inline void fold_run(double* positions, std::int64_t n, double turn) {
+  for (std::int64_t k = 0; k < n; ++k) positions[k] = fold_turns(positions[k], turn);
+}
+
+// Takes whole turns off reflected positions along one axis of a tile, gives NaN a place, and returns what they reach.
+template <Mode kMode>
+inline Range settle_positions(const WarpParams& p, double* positions, std::int64_t n, std::int64_t length) {
+  const bool reflects = p.padding == Padding::kReflection;
+  const double turn = reflection_turn(length, p.align_corners);
+  if (reflects && kMode == Mode::kBicubic) {
+    // The same for all of the tile: taps are reflected one by one.
+    const double turns = positions[0] - fold_turns(positions[0], turn);
+    for (std::int64_t k = 0; k < n; ++k) positions[k] -= turns;
+  } else if (reflects) {
+    fold_run(positions, n, turn);
+  }
+  Extremes<double> extremes;
+  extremes.add(positions, n);
+  if (!extremes.unordered()) return extremes.range();
+  const double for_nan = reflects ? 0.0 : -3.0;
+  for (std::int64_t k = 0; k < n; ++k) positions[k] = positions[k] == positions[k] ? positions[k] : for_nan;
+  extremes = {};
+  extremes.add(positions, n);
+  return extremes.range();
+}
+
 // The weight, along one axis, of the taps inside the image.
 template <Mode kMode>
 inline double covered(double position, std::int64_t length) {

@@ -131,18 +131,38 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     }
   }
 
-  // Cells of a run of a flow that displaces pixels; false for other maps, and where a padding rule may bend positions.
+  // Cells of a run of a flow that displaces pixels; false for other maps, and where positions need more than one mirror.
   bool locate_displaced_pixels(double column, double row, i64 n) {
-    if constexpr (Sampler<T, Pad, kMode>::kFixed && !Pad::kBends) {
+    if constexpr (Sampler<T, Pad, kMode>::kFixed) {
       if (p_.map != Map::kFlow) return false;
       const LinePositions line = sampler_.line(column, row, window_);
       if (!lies_on_pixels(line)) return false;
       CoordinateMap<T>& map = sampler_.map();
-      const auto by = [&](i64) { return map.flow().evaluate(column, row, n); };
-      locate_around_pixels<true>(line, by, map.half_x(), map.half_y(), n, 1, frame_, ws_);
+      const Displacements<T> displacements = map.flow().evaluate(column, row, n);
+      const auto by = [&](i64) { return displacements; };
+      if (!Pad::kBends) {
+        locate_around_pixels<Pad, Ends::kClamped>(line, by, map.half_x(), map.half_y(), n, 1, frame_, ws_);
+        return true;
+      }
+      const double across = static_cast<double>(n - 1);
+      if (!bends_once(displacements.x, n, map.half_x(), line.start_x, across, frame_.x) ||
+          !bends_once(displacements.y, n, map.half_y(), line.start_y, 0.0, frame_.y)) {
+        return false;
+      }
+      locate_around_pixels<Pad, Ends::kBent>(line, by, map.half_x(), map.half_y(), n, 1, frame_, ws_);
       return true;
     }
     return false;
+  }
+
+  // The same of one axis of displacements in units of `half`, of positions from `start` on to `across` further.
+  static bool bends_once(const T* displacements, i64 n, T half, double start, double across,
+                         const Extent<double>& axis) {
+    Extremes<T> extremes;
+    extremes.add(displacements, n);
+    const Range by = extremes.range();
+    const double unit = static_cast<double>(half), low = start + unit * by.low, high = start + across + unit * by.high;
+    return !extremes.unordered() && ends_bend_once<Pad>(low, high, axis);
   }
 
   // Positions of a run of any map. Where an output has few pixels but many channels, its first channels keep them.
@@ -159,8 +179,8 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   void list_positions(double column, double row, i64 n, double* xs, double* ys) {
     sampler_.map().positions(column, row, n, xs, ys);
     if (p_.padding != Padding::kReflection) return;
-    sampler_.fold_run(xs, n, p_.width);
-    sampler_.fold_run(ys, n, p_.height);
+    fold_run(xs, n, reflection_turn(p_.width, p_.align_corners));
+    fold_run(ys, n, reflection_turn(p_.height, p_.align_corners));
   }
 
   // Of the samples: past the colour map, and each sub-sample's part. Bicubic wants four lanes in any case.

@@ -219,6 +219,10 @@ class Sampler {
       if (ends_straight<Pad>(line.start_x, end_x, frame.x) && ends_straight<Pad>(line.start_y, end_y, frame.y)) {
         return locate_rows<Pad>([&](std::int32_t) { return line; }, steps_x_, steps_y_, n, 1, at, frame, ws_);
       }
+      if (ends_bend_once<Pad>(line.start_x, end_x, frame.x) && ends_bend_once<Pad>(line.start_y, end_y, frame.y)) {
+        return locate_fixed<Pad, Ends::kBent>([&](std::int32_t) { return line; }, steps_x_, steps_y_, n, 1, at, frame,
+                                              ws_);
+      }
     }
     locate_cells<Pad, kNearest>(line, n, at, frame, ws_);
   }
@@ -236,11 +240,6 @@ class Sampler {
     if (kBicubic || p_.padding != Padding::kReflection) return position;
     const double turn = reflection_turn(length, p_.align_corners);
     return position > -turn && position < turn ? position : fold_turns(position, turn);
-  }
-
-  void fold_run(double* positions, i64 n, i64 length) const {
-    const double turn = reflection_turn(length, p_.align_corners);
-    for (i64 k = 0; k < n; ++k) positions[k] = fold_turns(positions[k], turn);
   }
 
   // For a window whose pixels lie `unit` elements apart.
@@ -262,8 +261,8 @@ class Sampler {
   void locate_in_image(double column, double row, i64 n) {
     map_.positions(column, row, n, ws_.run_x, ws_.run_y);
     if (p_.padding == Padding::kReflection) {
-      fold_run(ws_.run_x, n, p_.width);
-      fold_run(ws_.run_y, n, p_.height);
+      fold_run(ws_.run_x, n, reflection_turn(p_.width, p_.align_corners));
+      fold_run(ws_.run_y, n, reflection_turn(p_.height, p_.align_corners));
     }
     const auto extent = [&](i64 length) {
       return Extent<double>{0.0, static_cast<double>(length), p_.align_corners, p_.padding};
@@ -301,7 +300,7 @@ class Sampler {
         };
         return locate_rows<Pad>(line_of, steps_x_, steps_y_, n, rows_, 0, frame_, ws_);
       }
-      if (p_.map == Map::kFlow && straight_) return locate_flow(column, row);
+      if (p_.map == Map::kFlow && (straight_ || bends_once_)) return locate_flow(column, row);
     }
     if (p_.map == Map::kAffine) {
       for (i64 r = 0; r < rows_; ++r) {
@@ -318,21 +317,24 @@ class Sampler {
   }
 
   __attribute__((noinline)) void locate_flow(double column, double row) {
+    if (!straight_) return locate_flow<Ends::kBent>(column, row);
+    if (!in_window_) return locate_flow<Ends::kClamped>(column, row);
+    locate_flow<Ends::kInside>(column, row);
+  }
+
+  template <Ends kEnds>
+  void locate_flow(double column, double row) {
     const i64 n = tile_.width;
     const float half_x = map_.half_x(), half_y = map_.half_y();
     const LinePositions first = line(column, row, window_);
     const auto by = [&](i64 r) { return map_.flow().evaluate(column, row + static_cast<double>(r), n); };
-    if (!runs_on_pixels(first)) {
-      for (i64 r = 0; r < rows_; ++r) {
-        const LinePositions undisplaced = line(column, row + static_cast<double>(r), window_);
-        locate_displaced(undisplaced, steps_x_, steps_y_, by(r), half_x, half_y, n, r * n, frame_, ws_);
-      }
-    } else if (in_window_) {
-      locate_around_pixels<false>(first, by, half_x, half_y, n, rows_, frame_, ws_);
-    } else {
-      locate_around_pixels<true>(first, by, half_x, half_y, n, rows_, frame_, ws_);
+    if (runs_on_pixels(first)) {
+      return locate_around_pixels<Pad, kEnds>(first, by, half_x, half_y, n, rows_, frame_, ws_);
     }
-    for (i64 k = 0; Pad::kBends && k < run(); ++k) ws_.slope_x[k] = ws_.slope_y[k] = T(1);
+    for (i64 r = 0; r < rows_; ++r) {
+      const LinePositions undisplaced = line(column, row + static_cast<double>(r), window_);
+      locate_displaced<Pad, kEnds>(undisplaced, steps_x_, steps_y_, by(r), half_x, half_y, n, r * n, frame_, ws_);
+    }
   }
 
   // Whether a flow displaces pixels, rows of them one below the other.
@@ -359,6 +361,8 @@ class Sampler {
     if (straight_) return true;
     const bool known = map_.bounds(tile_, x, y);
     straight_ = known && runs_straight(x, y);
+    bends_once_ = known && Pad::kBends && bends_once<Pad>(x, static_cast<double>(p_.width)) &&
+                  bends_once<Pad>(y, static_cast<double>(p_.height));
     return known;
   }
 
@@ -377,28 +381,8 @@ class Sampler {
         map_.positions(column_of(tile_.x, s), row_of(tile_.y + row, s), n, to_x, to_y);
       }
     }
-    x = keep_axis(ws_.tile_x, count, p_.width);
-    y = keep_axis(ws_.tile_y, count, p_.height);
-  }
-
-  // Takes whole turns off reflected positions, gives NaN a place, and returns the range.
-  Range keep_axis(double* positions, i64 count, i64 length) const {
-    const bool reflects = p_.padding == Padding::kReflection;
-    if (reflects && kBicubic) {
-      // The same for all of the tile: taps are reflected one by one.
-      const double turns = positions[0] - fold_turns(positions[0], reflection_turn(length, p_.align_corners));
-      for (i64 k = 0; k < count; ++k) positions[k] -= turns;
-    } else if (reflects) {
-      fold_run(positions, count, length);
-    }
-    Extremes<double> extremes;
-    extremes.add(positions, count);
-    if (!extremes.unordered()) return extremes.range();
-    const double for_nan = reflects ? 0.0 : -3.0;
-    for (i64 k = 0; k < count; ++k) positions[k] = positions[k] == positions[k] ? positions[k] : for_nan;
-    extremes = {};
-    extremes.add(positions, count);
-    return extremes.range();
+    x = settle_positions<kMode>(p_, ws_.tile_x, count, p_.width);
+    y = settle_positions<kMode>(p_, ws_.tile_y, count, p_.height);
   }
 
   ListedPositions listed(i64 y, i64 subsample) const {
@@ -488,7 +472,7 @@ class Sampler {
   Window window_{};
   Frame frame_{};
   i64 pitch_ = 0, rows_ = 1;
-  bool in_cells_ = false, computed_ = false, straight_ = false, in_window_ = false;
+  bool in_cells_ = false, computed_ = false, straight_ = false, bends_once_ = false, in_window_ = false;
 };
 
 HARDFAST_END

@@ -25,7 +25,7 @@ struct Padded {
 
 // Outside the image lies a constant: the position stays, and whoever reads there finds the constant.
 struct ConstantPadding {
-  static constexpr bool kBends = false;
+  static constexpr bool kBends = false, kMirrors = false;
 
   template <typename T>
   static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& /*axis*/) {
@@ -35,7 +35,7 @@ struct ConstantPadding {
 
 // Positions are clipped to the first and the last pixel; the slope is zero there, the limits included.
 struct BorderPadding {
-  static constexpr bool kBends = true;
+  static constexpr bool kBends = true, kMirrors = false;
 
   template <typename T>
   static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& axis) {
@@ -48,7 +48,7 @@ struct BorderPadding {
 
 // Positions are mirrored at the edges of the image (at the centres of its outer pixels with align_corners).
 struct ReflectionPadding {
-  static constexpr bool kBends = true;
+  static constexpr bool kBends = true, kMirrors = true;
 
   template <typename T>
   static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& axis) {
@@ -68,7 +68,7 @@ struct ReflectionPadding {
 
 // The rule that the axis names, for code that is not compiled once for each.
 struct AnyPadding {
-  static constexpr bool kBends = true;
+  static constexpr bool kBends = true, kMirrors = true;
 
   template <typename T>
   static HARDFAST_HD Padded<T> apply(T position, const Extent<T>& axis) {
