@@ -331,9 +331,11 @@ class Sampler {
     if (runs_on_pixels(first)) {
       return locate_around_pixels<Pad, kEnds>(first, by, half_x, half_y, n, rows_, frame_, ws_);
     }
+    // Clamped in any case: what stands behind the last displacement may be anything.
+    constexpr Ends kAtMost = kEnds == Ends::kInside ? Ends::kClamped : kEnds;
     for (i64 r = 0; r < rows_; ++r) {
       const LinePositions undisplaced = line(column, row + static_cast<double>(r), window_);
-      locate_displaced<Pad, kEnds>(undisplaced, steps_x_, steps_y_, by(r), half_x, half_y, n, r * n, frame_, ws_);
+      locate_displaced<Pad, kAtMost>(undisplaced, steps_x_, steps_y_, by(r), half_x, half_y, n, r * n, frame_, ws_);
     }
   }
 
