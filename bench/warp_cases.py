@@ -22,7 +22,6 @@ POINTS = 16
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MAIN: Shape = (16, 3, 224, 224)
 GPU_MAIN: Shape = (256, 3, 224, 224)
-AHEAD = {"eager": 1.0, "kornia": 1.0}
 SIDES = (32, 64, 128, 448)  # of the plot of speed against size, beside those that are measured anyway
 
 
@@ -279,13 +278,13 @@ def _other_maps() -> list[Case]:
 
 
 def sampled(kind: Map, label: str, **rules: str) -> Map:
-    """The map with another ``mode`` or ``padding_mode``, beside the peers that have them all."""
-    peers = {name: replace(peer, function=partial(peer.function, **rules)) for name, peer in kind.peers.items()}
+    """The map with another ``mode`` or ``padding_mode``, beside the peer that has them all and counts pixels alike."""
+    eager = replace(kind.peers["eager"], function=partial(kind.peers["eager"].function, **rules))
     return replace(
         kind,
         label=f"{kind.label} {label}",
         ours=partial(kind.ours, **rules),
-        peers={name: peers[name] for name in ("eager", "kornia")},
+        peers={"eager": eager},
         mode=rules.get("mode", kind.mode),
     )
 
@@ -299,7 +298,7 @@ def _other_rules() -> list[Case]:
         "reflection": {"padding_mode": "reflection"},
     }
     return [
-        warp_case(sampled(kind, label, **rule), shape, name, floors=Floors(AHEAD), compiled=False)
+        warp_case(sampled(kind, label, **rule), shape, name, floors=Floors({"eager": 1.0}), compiled=False)
         for kind, shape in ((AFFINE, MAIN), (DENSE_FLOW, (256, 1, 28, 28)))
         for label, rule in rules.items()
         for name in PASSES
@@ -309,8 +308,9 @@ def _other_rules() -> list[Case]:
 
 def _features() -> list[Case]:
     """Feature maps: few pixels, many channels."""
+    ahead = {"eager": 1.0, "kornia": 1.0}
     return [
-        warp_case(AFFINE, (8, 64, 28, 28), name, memory_format=memory_format, floors=Floors(AHEAD), compiled=False)
+        warp_case(AFFINE, (8, 64, 28, 28), name, memory_format=memory_format, floors=Floors(ahead), compiled=False)
         for memory_format in MEMORY_FORMATS
         for name in PASSES
     ]

@@ -47,7 +47,6 @@ def affine_parameters(batch: int, size: tuple[int, int]) -> AffineParameters:
 
 
 def _sampled(image: Tensor, grid: Tensor, **rules: str) -> Tensor:
-    """``rules``: ``mode`` and ``padding_mode``, which PyTorch and kornia name alike."""
     return F.grid_sample(image, grid, align_corners=False, **rules)
 
 
@@ -110,10 +109,10 @@ def _radial(squared: Tensor) -> Tensor:
     return squared * squared.clamp_min(1e-30).log()
 
 
-def kornia_affine(image: Tensor, matrix: Tensor, **rules: str) -> Tensor:
+def kornia_affine(image: Tensor, matrix: Tensor) -> Tensor:
     from kornia.geometry.transform import warp_affine
 
-    return warp_affine(image, matrix, (image.shape[2], image.shape[3]), **rules)
+    return warp_affine(image, matrix, (image.shape[2], image.shape[3]))
 
 
 def kornia_projective(image: Tensor, matrix: Tensor) -> Tensor:
@@ -122,13 +121,13 @@ def kornia_projective(image: Tensor, matrix: Tensor) -> Tensor:
     return warp_perspective(image, matrix, (image.shape[2], image.shape[3]))
 
 
-def kornia_flow(image: Tensor, flow: Tensor, **rules: str) -> Tensor:
+def kornia_flow(image: Tensor, flow: Tensor) -> Tensor:
     """kornia has no flow: its ``remap`` takes normalised positions, which are the identity plus the flow."""
     from kornia.geometry.transform import remap
 
     identity, flow = _identity_of(image), _upsampled(flow, image)
     x, y = (identity[..., i] + flow[:, i] for i in (0, 1))
-    return remap(image, x, y, align_corners=False, normalized_coordinates=True, **rules)
+    return remap(image, x, y, align_corners=False, normalized_coordinates=True)
 
 
 def kornia_thin_plate(image: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:

@@ -29,6 +29,17 @@ def test_warps():
     assert half.bytes == 240 + 240 + 48
 
 
+def test_other_interpolations():
+    """16 taps of 3 channels in place of 4: 32 operations for their weights, 35 a channel for their sum."""
+    numbers = {"image_numel": 120, "channels": 3, "element": 4, "map_bytes": 48, "position": 4}
+    kinds = roofline.INTERPOLATIONS
+    nearest = roofline.warp(**numbers, pass_name="all", interpolation=kinds["nearest"])
+    assert nearest.operations == 40 * 4 + 40 * 8 + 40 * 3
+    bicubic = roofline.warp(**numbers, pass_name="forward", interpolation=kinds["bicubic"])
+    assert bicubic == Work(480 + 480 + 48, 40 * (4 + 32 + 105))
+    assert roofline.warp(**numbers, pass_name="all", interpolation=kinds["bicubic"]).bytes == 5 * 480 + 3 * 48
+
+
 def test_positions():
     assert roofline.positions("affine_warp") == 4
     assert roofline.positions("projective_warp") == 8

@@ -46,25 +46,31 @@ inline void sample_bicubic_channels(std::int64_t n, std::int64_t pitch, Workspac
   }
 }
 
-// The four weights of one pixel along x.
+// A run of four pixels of one channel: what each has left of its four rows, weighted by `weights`, as one vector for
+// each of their columns. Four neighbours of a row are one load.
 template <typename T>
-HARDFAST_HD Vec4<T> column_weights(const T (&weights)[4][kChunk], std::int64_t k) {
-  return Vec4<T>{weights[0][k], weights[1][k], weights[2][k], weights[3][k]};
+HARDFAST_HD void sum_rows(std::int64_t k, std::int64_t pitch, const Workspace<T>& ws, const T (&weights)[4][kChunk],
+                          Vec4<T> (&columns)[4]) {
+  for (int i = 0; i < 4; ++i) {
+    const T* first = ws.window + (std::int64_t{ws.column[k + i]} - pitch - 1);
+    columns[i] = load4(first) * splat4(weights[0][k + i]);
+    for (int j = 1; j < 4; ++j) columns[i] += load4(first + j * pitch) * splat4(weights[j][k + i]);
+  }
+  transpose_fours(columns[0], columns[1], columns[2], columns[3]);
 }
 
-// A single channel: four neighbours of a row are one load.
+template <typename T>
+HARDFAST_HD Vec4<T> sum_columns(std::int64_t k, const Vec4<T> (&columns)[4], const T (&weights)[4][kChunk]) {
+  return (columns[0] * load4(weights[0] + k) + columns[1] * load4(weights[1] + k)) +
+         (columns[2] * load4(weights[2] + k) + columns[3] * load4(weights[3] + k));
+}
+
 template <typename T>
 inline void sample_bicubic_plane(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; k += 4) {
-    Vec4<T> sums[4];
-    for (int i = 0; i < 4; ++i) {
-      const T* first = ws.window + (std::int64_t{ws.column[k + i]} - pitch - 1);
-      Vec4<T> column = load4(first) * splat4(ws.weights_y[0][k + i]);
-      for (int j = 1; j < 4; ++j) column += load4(first + j * pitch) * splat4(ws.weights_y[j][k + i]);
-      sums[i] = column * column_weights(ws.weights_x, k + i);
-    }
-    transpose_fours(sums[0], sums[1], sums[2], sums[3]);
-    store4(ws.pixels + k, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+    Vec4<T> columns[4];
+    sum_rows(k, pitch, ws, ws.weights_y, columns);
+    store4(ws.pixels + k, sum_columns(k, columns, ws.weights_x));
   }
 }
 
@@ -93,16 +99,13 @@ inline void grad_position_bicubic_channels(std::int64_t n, std::int64_t pitch, W
 
 template <typename T>
 inline void grad_position_bicubic_plane(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
-  for (std::int64_t k = 0; k < n; ++k) {
-    const T* first = ws.window + (std::int64_t{ws.column[k]} - pitch - 1);
-    Vec4<T> value{}, slope{};
-    for (int j = 0; j < 4; ++j) {
-      const Vec4<T> row = load4(first + j * pitch);
-      value += row * splat4(ws.weights_y[j][k]);
-      slope += row * splat4(ws.slopes_y[j][k]);
-    }
-    ws.grad_x[k] = sum4<T>(value * column_weights(ws.slopes_x, k)) * ws.grads[k];
-    ws.grad_y[k] = sum4<T>(slope * column_weights(ws.weights_x, k)) * ws.grads[k];
+  for (std::int64_t k = 0; k < n; k += 4) {
+    const Vec4<T> grad = load4(ws.grads + k);
+    Vec4<T> columns[4];
+    sum_rows(k, pitch, ws, ws.weights_y, columns);
+    store4(ws.grad_x + k, sum_columns(k, columns, ws.slopes_x) * grad);
+    sum_rows(k, pitch, ws, ws.slopes_y, columns);
+    store4(ws.grad_y + k, sum_columns(k, columns, ws.weights_x) * grad);
   }
 }
 
@@ -113,17 +116,20 @@ struct TapPlaces {
 
 inline TapPlaces tap_places(std::int64_t pixel, std::int64_t image_length, Padding rule, bool align_corners,
                             std::int64_t origin, std::int64_t length) {
+  const std::int64_t first = pixel - 1 - origin;
+  if (first >= 0 && first + 3 < length) return {{first, first + 1, first + 2, first + 3}};
+  const PaddedTaps taps = padded_taps(pixel, image_length, rule, align_corners);
   TapPlaces places;
   for (int i = 0; i < 4; ++i) {
-    const std::int64_t place = pad_index(pixel - 1 + i, image_length, rule, align_corners) - origin;
+    const std::int64_t place = taps.at[i] - origin;
     places.at[i] = place >= 0 && place < length ? place : length;
   }
   return places;
 }
 
 // Gradient to a tile of the image, which ws.window holds with one row and column more for what falls elsewhere.
-// ws.column and ws.row are pixels of the image; ws.grads has n pixels of four channels.
-template <typename T>
+// ws.column and ws.row are pixels of the image; ws.grads has n pixels of four channels, or with kPlane of one.
+template <bool kPlane, typename T>
 inline void scatter_bicubic(std::int64_t n, const Source<T>& source, const Window& tile, Workspace<T>& ws) {
   const std::int64_t pitch = tile.width + 1;
   for (std::int64_t k = 0; k < n; ++k) {
@@ -131,13 +137,25 @@ inline void scatter_bicubic(std::int64_t n, const Source<T>& source, const Windo
         tap_places(ws.column[k], source.width, source.padding, source.align_corners, tile.x, tile.width);
     const TapPlaces rows =
         tap_places(ws.row[k], source.height, source.padding, source.align_corners, tile.y, tile.height);
-    const Vec4<T> grad = load4(ws.grads + 4 * k);
-    for (int j = 0; j < 4; ++j) {
-      T* row = ws.window + 4 * rows.at[j] * pitch;
-      const Vec4<T> part = grad * splat4(ws.weights_y[j][k]);
-      for (int i = 0; i < 4; ++i) {
-        T* pixel = row + 4 * columns.at[i];
-        store4(pixel, load4(pixel) + part * splat4(ws.weights_x[i][k]));
+    if constexpr (kPlane) {
+      const Vec4<T> across = ws.grads[k] * Vec4<T>{ws.weights_x[0][k], ws.weights_x[1][k], ws.weights_x[2][k],
+                                                   ws.weights_x[3][k]};
+      const bool neighbours = columns.at[3] == columns.at[0] + 3 && columns.at[3] < tile.width;
+      for (int j = 0; j < 4; ++j) {
+        T* row = ws.window + rows.at[j] * pitch;
+        const Vec4<T> part = across * splat4(ws.weights_y[j][k]);
+        if (neighbours) {
+          accumulate4(row + columns.at[0], part);
+        } else {
+          for (int i = 0; i < 4; ++i) row[columns.at[i]] += part[i];
+        }
+      }
+    } else {
+      const Vec4<T> grad = load4(ws.grads + 4 * k);
+      for (int j = 0; j < 4; ++j) {
+        T* row = ws.window + 4 * rows.at[j] * pitch;
+        const Vec4<T> part = grad * splat4(ws.weights_y[j][k]);
+        for (int i = 0; i < 4; ++i) accumulate4(row + 4 * columns.at[i], part * splat4(ws.weights_x[i][k]));
       }
     }
   }

@@ -43,6 +43,11 @@ HARDFAST_HD void store4(T* target, Vec4<T> value) {
 }
 
 template <typename T>
+HARDFAST_HD void accumulate4(T* target, Vec4<T> value) {
+  store4(target, load4(target) + value);
+}
+
+template <typename T>
 HARDFAST_HD Vec8<T> load8(const T* source) {
   return load_vector<Vec8<T>>(source);
 }

@@ -115,7 +115,11 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
       sampler_.locate_in_image(column, row, n);
       pad_cells<4>(n, ws_);
       bicubic_weights<false>(n, ws_);
-      scatter_bicubic(n, sampler_.source(), tile_, ws_);
+      if (block.lanes == 1) {
+        scatter_bicubic<true>(n, sampler_.source(), tile_, ws_);
+      } else {
+        scatter_bicubic<false>(n, sampler_.source(), tile_, ws_);
+      }
     } else {
       if (p_.map == Map::kAffine) {
         sampler_.locate_line(sampler_.line(column, row, window_), n, 0, frame_);
@@ -183,16 +187,13 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     fold_run(ys, n, reflection_turn(p_.height, p_.align_corners));
   }
 
-  // Of the samples: past the colour map, and each sub-sample's part. Bicubic wants four lanes in any case.
+  // Of the samples: past the colour map, and each sub-sample's part.
   void load_run_grads(const ChannelBlock& block, i64 x, i64 y, i64 n) {
     load_grad(p_, sample_, block, x, y, n, ws_);
     if (p_.color.data) grad_color_input(p_, sample_, n, ws_.grads);
     if (sampler_.subsamples() > 1) {
       const T scale = T(1) / static_cast<T>(sampler_.subsamples());
       for (i64 k = 0; k < n * (block.lanes == 1 ? 1 : 4); ++k) ws_.grads[k] *= scale;
-    }
-    if (kBicubic && block.lanes == 1) {
-      for (i64 k = n; k-- > 0;) store4(ws_.grads + 4 * k, Vec4<T>{ws_.grads[k]});
     }
   }
 
@@ -265,8 +266,9 @@ template <typename T, bool kBicubic>
 void store_tile(const WarpParams& p, i64 image, const ChannelBlock& block, const Window& tile, Workspace<T>& ws) {
   const i64 at = image * p.grad_image.batch;
   if (kBicubic) {
-    unpack_channels({tile.x, tile.y, tile.width + 1, tile.height + 1}, p.grad_image, block, at, tile, ws);
-    return;
+    const Window window = {tile.x, tile.y, tile.width + 1, tile.height + 1};
+    if (block.lanes > 1) return unpack_channels(window, p.grad_image, block, at, tile, ws);
+    return unpack_plane(window, p.grad_image, block, at, tile, ws);
   }
   const Window window = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
   if (block.lanes == 1) {

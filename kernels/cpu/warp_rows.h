@@ -297,11 +297,6 @@ inline void grad_position_plane(std::int64_t n, std::int64_t pitch, const T* gra
   });
 }
 
-template <typename T>
-HARDFAST_HD void accumulate4(T* target, Vec4<T> value) {
-  store4(target, load4(target) + value);
-}
-
 // Gradient to the window; ws.grads holds the gradient of the output.
 template <bool kNearest, typename T>
 inline void scatter_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {

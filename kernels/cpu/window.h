@@ -358,6 +358,15 @@ inline void unpack_channels(const Window& window, const ImageView<void>& view, c
   }
 }
 
+template <typename T>
+inline void unpack_plane(const Window& window, const ImageView<void>& view, const ChannelBlock& block,
+                         std::int64_t offset, const Window& tile, Workspace<T>& ws) {
+  for (std::int64_t y = tile.y; y < tile.y + tile.height; ++y) {
+    T* row = ws.window + (y - window.y) * window.width + (tile.x - window.x);
+    store_plane(view, block, offset + y * view.row + tile.x * view.column, tile.width, row);
+  }
+}
+
 // Tap layout: a pixel's gradient is the sum of what its four cells hold for it.
 template <typename T>
 inline void unpack_taps(const Window& window, const ImageView<void>& view, const ChannelBlock& block,
