@@ -56,7 +56,7 @@ struct ReflectionPadding {
     const T span = axis.align_corners ? axis.length - T(1) : axis.length;
     const T signed_distance = position + axis.origin - low;
     const T distance = signed_distance < T(0) ? -signed_distance : signed_distance;
-    const T turns = round_down(distance * (T(1) / span));  // one less at a kink mirrors to the same place
+    const T turns = round_down(distance / span);
     const T odd = turns - T(2) * round_down(turns * T(0.5));  // 0 or 1
     const T rest = distance - turns * span;
     const T mirrored = (odd != T(0) ? span - rest : rest) + low - axis.origin;
