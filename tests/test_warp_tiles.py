@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +132,16 @@ def test_a_map_gets_the_gradients_of_all_channels(op, size):
     parts = [gradients(*pair) for pair in zip(image.split(4, 1), grad.split(4, 1), strict=True)]
     assert torch.equal(to_image, torch.cat([part[0] for part in parts], 1))
     torch.testing.assert_close(to_map, sum(part[1] for part in parts), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+@pytest.mark.parametrize("padding_mode", PADDINGS)
+@pytest.mark.parametrize("place", [(0, 0), (0, 63), (69, 40)])
+def test_nan_in_a_flow_harms_no_other_pixel(place, padding_mode, mode):
+    torch.manual_seed(0)
+    image, flow = torch.randn(1, 3, 70, 64), torch.full((1, 2, 70, 64), 0.13)
+    expected = flow_warp(image, flow, mode=mode, padding_mode=padding_mode)
+    flow[:, :, place[0], place[1]] = math.nan  # a flow of so many numbers is not inspected
+    result = flow_warp(image, flow, mode=mode, padding_mode=padding_mode)
+    expected[..., place[0], place[1]] = result[..., place[0], place[1]]
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-4)

@@ -228,7 +228,8 @@ inline bool lies_on_pixels(const LinePositions& line) {
 }
 
 // One axis of displacements: held to the ends that it may reach, and the cells' distance from where they start. What is
-// held back lands in a cell with both taps outside of the image, wherever within it; NaN is held to the low end.
+// held back lands in a cell with both taps beyond the image, or beyond the tile of it that a window is for, wherever
+// within that cell; NaN is held to the low end.
 template <Ends kEnds>
 inline WideFloat cells_away(WideFloat by, WideFloat low, WideFloat high, WideFloat& within) {
   if (kEnds == Ends::kClamped) {
@@ -250,7 +251,7 @@ inline void locate_around_pixels(const LinePositions& line, const DisplacementsO
   const float first = static_cast<float>(frame.first), pitch = static_cast<float>(frame.pitch);
   const float unit = static_cast<float>(frame.unit), step = static_cast<float>(kWideLanes);
   const float start_x = static_cast<float>(line.start_x), start_y = static_cast<float>(line.start_y);
-  // Half a pixel short of where the window ends: no position lies there but those beyond the image.
+  // Half a pixel short of where the window ends: no position lies there but those beyond the image, or its tile.
   const float end_x = static_cast<float>(frame.last_x) + 0.5f, end_y = static_cast<float>(frame.last_y) + 0.5f;
   const WideFloat lanes = __builtin_convertvector(lane_numbers(), WideFloat), straight = WideFloat{} + 1.0f;
   for (std::int64_t r = 0, at = 0; r < rows; ++r, at += n) {

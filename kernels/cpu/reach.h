@@ -120,14 +120,15 @@ inline void fold_run(double* positions, std::int64_t n, double turn) {
   for (std::int64_t k = 0; k < n; ++k) positions[k] = fold_turns(positions[k], turn);
 }
 
-// Takes whole turns off reflected positions along one axis of a tile, gives NaN a place, and returns what they reach.
+// Gives NaN a place among the positions of a tile along one axis, takes whole turns off reflected ones, and returns what
+// they reach.
 template <Mode kMode>
 inline Range settle_positions(const WarpParams& p, double* positions, std::int64_t n, std::int64_t length) {
   const bool reflects = p.padding == Padding::kReflection;
   const double turn = reflection_turn(length, p.align_corners);
   if (reflects && kMode == Mode::kBicubic) {
     // The same for all of the tile: taps are reflected one by one.
-    const double turns = positions[0] - fold_turns(positions[0], turn);
+    const double first = positions[0] == positions[0] ? positions[0] : 0.0, turns = first - fold_turns(first, turn);
     for (std::int64_t k = 0; k < n; ++k) positions[k] -= turns;
   } else if (reflects) {
     fold_run(positions, n, turn);

@@ -348,8 +348,7 @@ class Sampler {
            tile_.width == p_.width && runs_on_pixels(line(0, 0, Window{}));
   }
 
-  // What the tile reaches of the input, if that is known before its positions are. They can be computed run by run
-  // then, unless there are sub-samples.
+  // What the tile reaches of the input, if that is known before its positions are: they are computed run by run then.
   bool bounds(Range& x, Range& y) {
     if (p_.map == Map::kAffine) {
       map_.affine_bounds(tile_, x, y);

@@ -328,8 +328,9 @@ inline void pack_padded_cells_of(const Source<T>& source, const ChannelBlock& bl
     T* cell = ws.window + 16 * kElements * i;
     for (int tap = 0; tap < 16; ++tap) {
       const std::int64_t x = xs.at[tap % 4], y = ys.at[tap / 4];
-      const Storage* pixel = first + y * view.row + x * view.column;
-      const Vec4<T> value = x < 0 || y < 0 ? outside : read_pixel<kLanes, T>(pixel, view.channel);
+      const bool inside = x >= 0 && y >= 0;
+      const Vec4<T> value =
+          inside ? read_pixel<kLanes, T>(first + y * view.row + x * view.column, view.channel) : outside;
       if (kLanes == 1) {
         cell[tap] = value[0];
       } else {
