@@ -21,6 +21,7 @@ Shape = tuple[int, int, int, int]
 POINTS = 16
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MAIN: Shape = (16, 3, 224, 224)
+SMALL: Shape = (256, 1, 28, 28)
 GPU_MAIN: Shape = (256, 3, 224, 224)
 SIDES = (32, 64, 128, 448)  # of the plot of speed against size, beside those that are measured anyway
 
@@ -290,20 +291,21 @@ def sampled(kind: Map, label: str, **rules: str) -> Map:
 
 
 def _other_rules() -> list[Case]:
-    """Other ways to sample and to pad; the nearest pixels have no gradient to the map."""
+    """Other ways to sample and to pad, and small flows the usual way; nearest pixels have no gradient to the map."""
     rules = {
         "nearest": {"mode": "nearest"},
         "bicubic": {"mode": "bicubic"},
         "border": {"padding_mode": "border"},
         "reflection": {"padding_mode": "reflection"},
     }
-    return [
-        warp_case(sampled(kind, label, **rule), shape, name, floors=Floors({"eager": 1.0}), compiled=False)
-        for kind, shape in ((AFFINE, MAIN), (DENSE_FLOW, (256, 1, 28, 28)))
+    cases = [
+        warp_case(sampled(kind, label, **rule), shape, name, floors=Floors(least), compiled=False)
+        for kind, shape, least in ((AFFINE, MAIN, {"eager": 2.0}), (DENSE_FLOW, SMALL, {}))
         for label, rule in rules.items()
         for name in PASSES
         if (label, name) != ("nearest", "parameters")
     ]
+    return cases + [warp_case(DENSE_FLOW, SMALL, name, compiled=False) for name in PASSES]
 
 
 def _features() -> list[Case]:

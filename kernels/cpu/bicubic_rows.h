@@ -101,11 +101,11 @@ template <typename T>
 inline void grad_position_bicubic_plane(std::int64_t n, std::int64_t pitch, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; k += 4) {
     const Vec4<T> grad = load4(ws.grads + k);
-    Vec4<T> columns[4];
-    sum_rows(k, pitch, ws, ws.weights_y, columns);
-    store4(ws.grad_x + k, sum_columns(k, columns, ws.slopes_x) * grad);
-    sum_rows(k, pitch, ws, ws.slopes_y, columns);
-    store4(ws.grad_y + k, sum_columns(k, columns, ws.weights_x) * grad);
+    Vec4<T> values[4], slopes[4];
+    sum_rows(k, pitch, ws, ws.weights_y, values);
+    sum_rows(k, pitch, ws, ws.slopes_y, slopes);
+    store4(ws.grad_x + k, sum_columns(k, values, ws.slopes_x) * grad);
+    store4(ws.grad_y + k, sum_columns(k, slopes, ws.weights_x) * grad);
   }
 }
 
@@ -138,8 +138,8 @@ inline void scatter_bicubic(std::int64_t n, const Source<T>& source, const Windo
     const TapPlaces rows =
         tap_places(ws.row[k], source.height, source.padding, source.align_corners, tile.y, tile.height);
     if constexpr (kPlane) {
-      const Vec4<T> across = ws.grads[k] * Vec4<T>{ws.weights_x[0][k], ws.weights_x[1][k], ws.weights_x[2][k],
-                                                   ws.weights_x[3][k]};
+      const Vec4<T> across =
+          ws.grads[k] * Vec4<T>{ws.weights_x[0][k], ws.weights_x[1][k], ws.weights_x[2][k], ws.weights_x[3][k]};
       const bool neighbours = columns.at[3] == columns.at[0] + 3 && columns.at[3] < tile.width;
       for (int j = 0; j < 4; ++j) {
         T* row = ws.window + rows.at[j] * pitch;

@@ -93,7 +93,8 @@ inline double reflection_turn(std::int64_t length, bool align_corners) {
   return 2.0 * static_cast<double>(align_corners ? length - 1 : length);
 }
 
-// Where the positions of a range come to lie by reflection: between its mirrored ends, and up to the edge that it passes.
+// Where the positions of a range come to lie by reflection: between its mirrored ends, and up to the edge that it
+// passes.
 inline Range reflected(const Range& range, std::int64_t length, bool align_corners) {
   const double last = static_cast<double>(length - 1), span = 0.5 * reflection_turn(length, align_corners);
   const double edge = align_corners ? 0.0 : -0.5;
@@ -120,8 +121,8 @@ inline void fold_run(double* positions, std::int64_t n, double turn) {
   for (std::int64_t k = 0; k < n; ++k) positions[k] = fold_turns(positions[k], turn);
 }
 
-// Gives NaN a place among the positions of a tile along one axis, takes whole turns off reflected ones, and returns what
-// they reach.
+// Gives NaN a place among the positions of a tile along one axis, takes whole turns off reflected ones, and returns
+// what they reach.
 template <Mode kMode>
 inline Range settle_positions(const WarpParams& p, double* positions, std::int64_t n, std::int64_t length) {
   const bool reflects = p.padding == Padding::kReflection;

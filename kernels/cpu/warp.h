@@ -34,14 +34,15 @@ inline Tiling input_tiling(const WarpParams& p) {
                                     : split_evenly(p.height, p.width, 104, 252);
 }
 
-// Tiles of the output whose reach into the input is noted (16 bytes each), for the gradient to the image: of fewer pixels
-// where these lie further apart there.
+// Tiles of the output whose reach into the input is noted (16 bytes each), for the gradient to the image: of fewer
+// pixels where these lie further apart there.
 inline Tiling reach_tiling(const WarpParams& p) {
   const auto side = [](std::int64_t most, std::int64_t least, std::int64_t output, std::int64_t input) {
     const std::int64_t scaled = output < input ? most * output / input : most;
     return scaled > least ? scaled : least;
   };
-  return split_evenly(p.out_height, p.out_width, side(32, 4, p.out_height, p.height), side(64, 16, p.out_width, p.width));
+  return split_evenly(p.out_height, p.out_width, side(32, 4, p.out_height, p.height),
+                      side(64, 16, p.out_width, p.width));
 }
 
 // Whether the output rows that touch a tile of the input follow from the map: from an affine one, which no reflection

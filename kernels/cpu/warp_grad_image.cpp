@@ -30,6 +30,12 @@ Span reach_axis(const WarpParams& p, Range range, i64 length) {
   return {static_cast<i64>(clamp_to(low, 0, last)), static_cast<i64>(clamp_to(high, 0, last))};
 }
 
+// Elements of a pixel of a tile's gradient: four channels, or the four taps of a single one's cell.
+template <Mode kMode>
+constexpr std::int32_t elements(const ChannelBlock& block) {
+  return block.lanes == 1 && kMode != Mode::kBilinear ? 1 : 4;
+}
+
 template <typename Sampler>
 class ImageGradient;
 
@@ -55,7 +61,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   void add_sample(const ChannelBlock& block, const Window& tile, const Reach* reaches) {
     tile_ = tile;
     window_ = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
-    frame_ = sampler_.frame_of(window_, 4);
+    frame_ = sampler_.frame_of(window_, elements<kMode>(block));
     if (inverts_map(p_)) return add_rows(block);
     const Tiling tiling = reach_tiling(p_);
     for (i64 i = 0; i < tiling.count(); ++i) {
@@ -128,14 +134,15 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
       }
       pad_cells<4>(n, ws_);
       if (block.lanes == 1) {
-        scatter_taps<kNearest>(n, ws_);
+        kNearest ? scatter_nearest(n, ws_) : scatter_taps(n, ws_);
       } else {
         scatter_channels<kNearest>(n, window_.width, ws_);
       }
     }
   }
 
-  // Cells of a run of a flow that displaces pixels; false for other maps, and where positions need more than one mirror.
+  // Cells of a run of a flow that displaces pixels; false for other maps, and where positions need more than one
+  // mirror.
   bool locate_displaced_pixels(double column, double row, i64 n) {
     if constexpr (Sampler<T, Pad, kMode>::kFixed) {
       if (p_.map != Map::kFlow) return false;
@@ -262,20 +269,14 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
 };
 
 // Writes what ws.window has accumulated for a tile.
-template <typename T, bool kBicubic>
+template <typename T, Mode kMode>
 void store_tile(const WarpParams& p, i64 image, const ChannelBlock& block, const Window& tile, Workspace<T>& ws) {
   const i64 at = image * p.grad_image.batch;
-  if (kBicubic) {
-    const Window window = {tile.x, tile.y, tile.width + 1, tile.height + 1};
-    if (block.lanes > 1) return unpack_channels(window, p.grad_image, block, at, tile, ws);
-    return unpack_plane(window, p.grad_image, block, at, tile, ws);
-  }
-  const Window window = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
-  if (block.lanes == 1) {
-    unpack_taps(window, p.grad_image, block, at, tile, ws);
-  } else {
-    unpack_channels(window, p.grad_image, block, at, tile, ws);
-  }
+  const Window ring = {tile.x - kRing, tile.y - kRing, tile.width + 2 * kRing, tile.height + 2 * kRing};
+  const Window window = kMode == Mode::kBicubic ? Window{tile.x, tile.y, tile.width + 1, tile.height + 1} : ring;
+  if (block.lanes > 1) return unpack_channels(window, p.grad_image, block, at, tile, ws);
+  if (kMode == Mode::kBilinear) return unpack_taps(window, p.grad_image, block, at, tile, ws);
+  unpack_plane(window, p.grad_image, block, at, tile, ws);
 }
 
 template <typename T, typename Pad, Mode kMode>
@@ -283,12 +284,13 @@ void grad_image_tile(const WarpParams& p, const WarpScratch& scratch, i64 image,
                      Tag<Sampler<T, Pad, kMode>>) {
   Workspace<T>& ws = Workspace<T>::of_this_thread();
   const i64 samples = p.image_count == 1 ? p.batch : 1;
-  const i64 area = (tile.width + 2 * kRing) * (tile.height + 2 * kRing), values = 4 * area;
+  const i64 area = (tile.width + 2 * kRing) * (tile.height + 2 * kRing);
   // Of many samples each is summed by itself: one long sum of floats would lose what the later ones bring. Those with
   // fewer outputs than an eighth of the tile share a sum, or passing over the tile would take most of the time.
-  double* totals = samples > 1 ? new double[static_cast<unsigned long>(values)] : nullptr;
+  double* totals = samples > 1 ? new double[static_cast<unsigned long>(4 * area)] : nullptr;
   const i64 outputs = p.out_height * p.out_width, together = area / (8 * outputs) + 1;
   for_each_block(p, [&](const ChannelBlock& block) {
+    const i64 values = elements<kMode>(block) * area;
     for (i64 i = 0; i < values; ++i) ws.window[i] = T(0);
     for (i64 i = 0; totals && i < values; ++i) totals[i] = 0;
     for (i64 k = 0; k < samples; ++k) {
@@ -304,7 +306,7 @@ void grad_image_tile(const WarpParams& p, const WarpScratch& scratch, i64 image,
     for (i64 i = 0; totals && i < values; ++i) {
       ws.window[i] = static_cast<T>(totals[i] + static_cast<double>(ws.window[i]));
     }
-    store_tile<T, kMode == Mode::kBicubic>(p, image, block, tile, ws);
+    store_tile<T, kMode>(p, image, block, tile, ws);
   });
   delete[] totals;
 }

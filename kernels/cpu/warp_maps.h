@@ -96,9 +96,9 @@ class CoordinateMap {
     }
   }
 
-  // The positions that a tile reaches, from the map's parameters alone; false where those do not tell. Those of an affine
-  // map lie between its corners, those of a flow between the extremes of its control points, and a homography keeps a
-  // tile convex in front of the horizon.
+  // The positions that a tile reaches, from the map's parameters alone; false where those do not tell. Those of an
+  // affine map lie between its corners, those of a flow between the extremes of its control points, and a homography
+  // keeps a tile convex in front of the horizon.
   bool bounds(const Tile& tile, Range& x, Range& y) const {
     const double u[2] = {static_cast<double>(tile.x) - center_u_,
                          static_cast<double>(tile.x + tile.width - 1) - center_u_};

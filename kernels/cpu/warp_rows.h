@@ -319,18 +319,23 @@ inline void scatter_channels(std::int64_t n, std::int64_t pitch, Workspace<T>& w
   }
 }
 
-template <bool kNearest, typename T>
+// The same of one channel, in the tap layout.
+template <typename T>
 inline void scatter_taps(std::int64_t n, Workspace<T>& ws) {
   for (std::int64_t k = 0; k < n; k += 4) {
-    const Vec4<T> grad = load4(ws.grads + k);
-    Taps<Vec4<T>> taps{grad, Vec4<T>{}, Vec4<T>{}, Vec4<T>{}};
-    if (!kNearest) taps = grad_bilinear_taps(load4(ws.x + k), load4(ws.y + k), grad);
+    Taps<Vec4<T>> taps = grad_bilinear_taps(load4(ws.x + k), load4(ws.y + k), load4(ws.grads + k));
     transpose_fours(taps.v00, taps.v01, taps.v10, taps.v11);
     accumulate4(ws.window + std::int64_t{ws.column[k]}, taps.v00);
     accumulate4(ws.window + std::int64_t{ws.column[k + 1]}, taps.v01);
     accumulate4(ws.window + std::int64_t{ws.column[k + 2]}, taps.v10);
     accumulate4(ws.window + std::int64_t{ws.column[k + 3]}, taps.v11);
   }
+}
+
+// The same of one channel and its nearest pixels, as a plane.
+template <typename T>
+inline void scatter_nearest(std::int64_t n, Workspace<T>& ws) {
+  for (std::int64_t k = 0; k < n; ++k) ws.window[ws.column[k]] += ws.grads[k];
 }
 
 HARDFAST_END

@@ -88,8 +88,8 @@ class Sampler {
     const bool bounded = window_axis<kMode>(p_, x, p_.width, window_.x, window_.width) &&
                          window_axis<kMode>(p_, y, p_.height, window_.y, window_.height);
     window_.width += window_.width % 2;  // so that no row begins between the two pixels of a vector
-    in_window_ = computed_ && !kBicubic && holds_cells(window_.x, window_.width, x) &&
-                 holds_cells(window_.y, window_.height, y);
+    in_window_ =
+        computed_ && !kBicubic && holds_cells(window_.x, window_.width, x) && holds_cells(window_.y, window_.height, y);
     // Eight pixels packed for each one computed cost about as much as four scattered loads a channel.
     const double area = static_cast<double>(window_.width) * static_cast<double>(window_.height);
     if (!bounded || area > 8 * pixels + 1024) return visit_cells(row);

@@ -35,22 +35,22 @@ constexpr std::int64_t kControlLine = 1024;         // control values that a run
 // Scratch of one thread, allocated at its first use and kept.
 template <typename T>
 struct Workspace {
-  alignas(64) T window[kWindowElements<T> + 8];                       // with room for what fill_pixels() writes beyond
-  alignas(64) T rows[4 * kMaxWindowWidth];                            // conversion
-  alignas(64) T pixels[4 * kPadded];                                  // one chunk of samples
-  alignas(64) T mean[4 * kPadded];                                    // of an output pixel's sub-samples
-  alignas(64) T grads[4 * kPadded];                                   // one chunk of the output's gradient
-  alignas(64) T x[kPadded], y[kPadded];                               // position inside the cell
-  alignas(64) T slope_x[kPadded], slope_y[kPadded];                   // of the padding rule
-  alignas(64) std::int32_t column[kPadded], row[kPadded];             // of the cell
-  alignas(64) T weights_x[4][kChunk], weights_y[4][kChunk];           // of bicubic taps
-  alignas(64) T slopes_x[4][kChunk], slopes_y[4][kChunk];             // their derivatives
-  alignas(64) T grad_x[kPadded], grad_y[kPadded];                     // gradient to the position
-  alignas(64) T uncovered[kChunk];                                    // weight of the taps outside the image
-  alignas(64) double run_x[kPadded], run_y[kPadded];                  // positions of one run, in pixels of the image
+  alignas(64) T window[kWindowElements<T> + 8];              // with room for what fill_pixels() writes beyond
+  alignas(64) T rows[4 * kMaxWindowWidth];                   // conversion
+  alignas(64) T pixels[4 * kPadded];                         // one chunk of samples
+  alignas(64) T mean[4 * kPadded];                           // of an output pixel's sub-samples
+  alignas(64) T grads[4 * kPadded];                          // one chunk of the output's gradient
+  alignas(64) T x[kPadded], y[kPadded];                      // position inside the cell
+  alignas(64) T slope_x[kPadded], slope_y[kPadded];          // of the padding rule
+  alignas(64) std::int32_t column[kPadded], row[kPadded];    // of the cell
+  alignas(64) T weights_x[4][kChunk], weights_y[4][kChunk];  // of bicubic taps
+  alignas(64) T slopes_x[4][kChunk], slopes_y[4][kChunk];    // their derivatives
+  alignas(64) T grad_x[kPadded], grad_y[kPadded];            // gradient to the position
+  alignas(64) T uncovered[kChunk];                           // weight of the taps outside the image
+  alignas(64) double run_x[kPadded], run_y[kPadded];         // positions of one run, in pixels of the image
   alignas(64) double tile_x[kTilePositions + 16], tile_y[kTilePositions + 16];  // and of a tile
-  alignas(64) T position_x[kTilePositions], position_y[kTilePositions];  // gradient to the positions of a tile
-  alignas(64) T map_x[kPadded], map_y[kPadded], map_u[kChunk];        // of a map that is evaluated
+  alignas(64) T position_x[kTilePositions], position_y[kTilePositions];         // gradient to the positions of a tile
+  alignas(64) T map_x[kPadded], map_y[kPadded], map_u[kChunk];                  // of a map that is evaluated
   alignas(64) T map_weights[4][kChunk];
   alignas(64) std::int32_t map_column[kPadded];
   alignas(64) T line_x[kControlLine + 16], line_y[kControlLine + 16];
@@ -295,8 +295,8 @@ struct Lanes {
 template <typename T, typename Function>
 inline void with_pixels(const Source<T>& source, const ChannelBlock& block, const Function& function) {
   with_storage<T>(block.dtype, [&](auto storage) {
-    const auto* first = static_cast<const decltype(storage)*>(source.view.data) + source.offset +
-                        block.first * source.view.channel;
+    const auto* first =
+        static_cast<const decltype(storage)*>(source.view.data) + source.offset + block.first * source.view.channel;
     switch (block.lanes) {
       case 1: return function(Lanes<1>{}, first);
       case 2: return function(Lanes<2>{}, first);
