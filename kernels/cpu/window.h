@@ -286,12 +286,14 @@ inline void pack_cells_of(const Source<T>& source, const ChannelBlock& block, co
   }
 }
 
-// Calls function(Lanes<n>{}, first) for a block of n channels, of which `first` is the first pixel in memory.
+// A number of channels as a type.
 template <int n>
 struct Lanes {
   static constexpr int value = n;
 };
 
+// Calls function(Lanes<n>{}, first) for a block of n channels; `first` is the image's first pixel of them, in the type
+// of its memory.
 template <typename T, typename Function>
 inline void with_pixels(const Source<T>& source, const ChannelBlock& block, const Function& function) {
   with_storage<T>(block.dtype, [&](auto storage) {
