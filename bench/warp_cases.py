@@ -20,6 +20,12 @@ Shape = tuple[int, int, int, int]
 
 POINTS = 16
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+RULES = {
+    "nearest": {"mode": "nearest"},
+    "bicubic": {"mode": "bicubic"},
+    "border": {"padding_mode": "border"},
+    "reflection": {"padding_mode": "reflection"},
+}
 MAIN: Shape = (16, 3, 224, 224)
 SMALL: Shape = (256, 1, 28, 28)
 GPU_MAIN: Shape = (256, 3, 224, 224)
@@ -292,16 +298,10 @@ def sampled(kind: Map, label: str, **rules: str) -> Map:
 
 def _other_rules() -> list[Case]:
     """Other ways to sample and to pad, and small flows the usual way; nearest pixels have no gradient to the map."""
-    rules = {
-        "nearest": {"mode": "nearest"},
-        "bicubic": {"mode": "bicubic"},
-        "border": {"padding_mode": "border"},
-        "reflection": {"padding_mode": "reflection"},
-    }
     cases = [
         warp_case(sampled(kind, label, **rule), shape, name, floors=Floors(least), compiled=False)
         for kind, shape, least in ((AFFINE, MAIN, {"eager": 2.0}), (DENSE_FLOW, SMALL, {}))
-        for label, rule in rules.items()
+        for label, rule in RULES.items()
         for name in PASSES
         if (label, name) != ("nearest", "parameters")
     ]

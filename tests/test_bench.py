@@ -45,16 +45,10 @@ def tiny_warps() -> list[Case]:
         for name in ("forward", "all")
         for memory_format in warp_cases.MEMORY_FORMATS
     ]
-    rules = {
-        "nearest": {"mode": "nearest"},
-        "bicubic": {"mode": "bicubic"},
-        "border": {"padding_mode": "border"},
-        "reflection": {"padding_mode": "reflection"},
-    }
     cases += [
         warp_cases.warp_case(warp_cases.sampled(kind, label, **rule), TINY, "forward")
         for kind in (warp_cases.AFFINE, warp_cases.DENSE_FLOW)
-        for label, rule in rules.items()
+        for label, rule in warp_cases.RULES.items()
     ]
     return [*cases, warp_cases.warp_case(warp_cases.AFFINE, (4, 1, 9, 8), "forward")]
 

@@ -109,20 +109,15 @@ inline void grad_position_bicubic_plane(std::int64_t n, std::int64_t pitch, Work
   }
 }
 
-// Places of one axis's four taps in a tile of the image, after padding; `length` stands for elsewhere.
-struct TapPlaces {
-  std::int64_t at[4];
-};
-
+// Places in a tile of the image; `length` stands for elsewhere.
 inline TapPlaces tap_places(std::int64_t pixel, std::int64_t image_length, Padding rule, bool align_corners,
                             std::int64_t origin, std::int64_t length) {
   const std::int64_t first = pixel - 1 - origin;
   if (first >= 0 && first + 3 < length) return {{first, first + 1, first + 2, first + 3}};
-  const PaddedTaps taps = padded_taps(pixel, image_length, rule, align_corners);
-  TapPlaces places;
-  for (int i = 0; i < 4; ++i) {
-    const std::int64_t place = taps.at[i] - origin;
-    places.at[i] = place >= 0 && place < length ? place : length;
+  TapPlaces places = padded_taps(pixel, image_length, rule, align_corners);
+  for (std::int64_t& place : places.at) {
+    place -= origin;
+    if (place < 0 || place >= length) place = length;
   }
   return places;
 }

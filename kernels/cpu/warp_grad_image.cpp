@@ -74,26 +74,21 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
   }
 
  private:
-  // Where the positions of a tile lie, from each of them.
+  // Where the positions of a tile lie, from each of them. One that is NaN may be anywhere at the edges: then all of the
+  // image is in reach.
   void range_of(const Tile& tile, Range& x, Range& y) {
-    x = y = {__builtin_inf(), -__builtin_inf()};
+    Extremes<double> along_x, along_y;
     for (i64 row = tile.y; row < tile.y + tile.height; ++row) {
       for (i64 s = 0; s < sampler_.subsamples(); ++s) {
         sampler_.map().positions(sampler_.column_of(tile.x, s), sampler_.row_of(row, s), tile.width, ws_.run_x,
                                  ws_.run_y);
-        widen_range(ws_.run_x, tile.width, x);
-        widen_range(ws_.run_y, tile.width, y);
+        along_x.add(ws_.run_x, tile.width);
+        along_y.add(ws_.run_y, tile.width);
       }
     }
-  }
-
-  // A position that is NaN may be anywhere at the edges: then all of the image is in reach.
-  static void widen_range(const double* positions, i64 n, Range& range) {
-    for (i64 k = 0; k < n; ++k) {
-      const double at = positions[k];
-      if (!(at >= range.low)) range.low = at == at ? at : -__builtin_inf();
-      if (!(at <= range.high)) range.high = at == at ? at : __builtin_inf();
-    }
+    const Range anywhere = {-__builtin_inf(), __builtin_inf()};
+    x = along_x.unordered() ? anywhere : along_x.range();
+    y = along_y.unordered() ? anywhere : along_y.range();
   }
 
   bool touches(const Reach& reach) const {
@@ -129,7 +124,7 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
     } else {
       if (p_.map == Map::kAffine) {
         sampler_.locate_line(sampler_.line(column, row, window_), n, 0, frame_);
-      } else if (!locate_displaced_pixels(column, row, n)) {
+      } else if (!locate_displaced_pixels(x, y, column, row, n)) {
         locate_cells<Pad, kNearest>(listed(block, x, y, n, s), n, 0, frame_, ws_);
       }
       pad_cells<4>(n, ws_);
@@ -143,37 +138,26 @@ class ImageGradient<Sampler<T, Pad, kMode>> {
 
   // Cells of a run of a flow that displaces pixels; false for other maps, and where positions need more than one
   // mirror.
-  bool locate_displaced_pixels(double column, double row, i64 n) {
+  bool locate_displaced_pixels(i64 x, i64 y, double column, double row, i64 n) {
     if constexpr (Sampler<T, Pad, kMode>::kFixed) {
       if (p_.map != Map::kFlow) return false;
       const LinePositions line = sampler_.line(column, row, window_);
       if (!lies_on_pixels(line)) return false;
       CoordinateMap<T>& map = sampler_.map();
-      const Displacements<T> displacements = map.flow().evaluate(column, row, n);
-      const auto by = [&](i64) { return displacements; };
+      const auto by = [&](i64) { return map.flow().evaluate(column, row, n); };
       if (!Pad::kBends) {
         locate_around_pixels<Pad, Ends::kClamped>(line, by, map.half_x(), map.half_y(), n, 1, frame_, ws_);
         return true;
       }
-      const double across = static_cast<double>(n - 1);
-      if (!bends_once(displacements.x, n, map.half_x(), line.start_x, across, frame_.x) ||
-          !bends_once(displacements.y, n, map.half_y(), line.start_y, 0.0, frame_.y)) {
+      Range x_range, y_range;
+      if (!map.bounds({x, y, n, 1}, x_range, y_range) || !bends_once<Pad>(x_range, frame_.x.length) ||
+          !bends_once<Pad>(y_range, frame_.y.length)) {
         return false;
       }
       locate_around_pixels<Pad, Ends::kBent>(line, by, map.half_x(), map.half_y(), n, 1, frame_, ws_);
       return true;
     }
     return false;
-  }
-
-  // The same of one axis of displacements in units of `half`, of positions from `start` on to `across` further.
-  static bool bends_once(const T* displacements, i64 n, T half, double start, double across,
-                         const Extent<double>& axis) {
-    Extremes<T> extremes;
-    extremes.add(displacements, n);
-    const Range by = extremes.range();
-    const double unit = static_cast<double>(half), low = start + unit * by.low, high = start + across + unit * by.high;
-    return !extremes.unordered() && ends_bend_once<Pad>(low, high, axis);
   }
 
   // Positions of a run of any map. Where an output has few pixels but many channels, its first channels keep them.

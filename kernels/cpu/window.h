@@ -203,13 +203,14 @@ inline void pack_plane(const Source<T>& source, const ChannelBlock& block, const
                [&](std::int64_t j, std::int64_t n, T* pixels) { copy_row(plane + j * view.row, n, pixels); });
 }
 
-// Where the four taps around a cell lie along one axis, after padding; -1 for the constant.
-struct PaddedTaps {
+// Places of the four taps around a cell along one axis.
+struct TapPlaces {
   std::int64_t at[4];
 };
 
-inline PaddedTaps padded_taps(std::int64_t cell, std::int64_t length, Padding rule, bool align_corners) {
-  PaddedTaps taps;
+// Pixels of the image, after padding; -1 for the constant.
+inline TapPlaces padded_taps(std::int64_t cell, std::int64_t length, Padding rule, bool align_corners) {
+  TapPlaces taps;
   for (int i = 0; i < 4; ++i) taps.at[i] = pad_index(cell - 1 + i, length, rule, align_corners);
   return taps;
 }
@@ -262,17 +263,14 @@ inline void pack_cells_of(const Source<T>& source, const ChannelBlock& block, co
                           Workspace<T>& ws) {
   constexpr std::int64_t kElements = kLanes == 1 ? 4 : 16;  // of a cell
   const ImageView<const void> view = source.view;
+  const Vec4<T> outside = outside_pixel(source, block);
+  const auto tap = [&](std::int64_t x, std::int64_t y) __attribute__((always_inline)) {
+    const bool inside = x >= 0 && x < source.width && y >= 0 && y < source.height;
+    return inside ? read_pixel<kLanes, T>(first + y * view.row + x * view.column, view.channel) : outside;
+  };
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t x = ws.column[i], y = ws.row[i];
-    Taps<Vec4<T>> taps;
-    if (x >= 0 && x + 1 < source.width && y >= 0 && y + 1 < source.height) {
-      const Storage *upper = first + y * view.row + x * view.column, *lower = upper + view.row;
-      taps = {read_pixel<kLanes, T>(upper, view.channel), read_pixel<kLanes, T>(upper + view.column, view.channel),
-              read_pixel<kLanes, T>(lower, view.channel), read_pixel<kLanes, T>(lower + view.column, view.channel)};
-    } else {
-      taps = {load_tap(source, block, x, y, ws.rows), load_tap(source, block, x + 1, y, ws.rows),
-              load_tap(source, block, x, y + 1, ws.rows), load_tap(source, block, x + 1, y + 1, ws.rows)};
-    }
+    const Taps<Vec4<T>> taps = {tap(x, y), tap(x + 1, y), tap(x, y + 1), tap(x + 1, y + 1)};
     T* cell = ws.window + kElements * i;
     if (kLanes == 1) {
       store4(cell, Vec4<T>{taps.v00[0], taps.v01[0], taps.v10[0], taps.v11[0]});
@@ -325,8 +323,8 @@ inline void pack_padded_cells_of(const Source<T>& source, const ChannelBlock& bl
   const ImageView<const void> view = source.view;
   const Vec4<T> outside = outside_pixel(source, block);
   for (std::int64_t i = 0; i < n; ++i) {
-    const PaddedTaps xs = padded_taps(ws.column[i], source.width, source.padding, source.align_corners);
-    const PaddedTaps ys = padded_taps(ws.row[i], source.height, source.padding, source.align_corners);
+    const TapPlaces xs = padded_taps(ws.column[i], source.width, source.padding, source.align_corners);
+    const TapPlaces ys = padded_taps(ws.row[i], source.height, source.padding, source.align_corners);
     T* cell = ws.window + 16 * kElements * i;
     for (int tap = 0; tap < 16; ++tap) {
       const std::int64_t x = xs.at[tap % 4], y = ys.at[tap / 4];
