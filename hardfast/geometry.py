@@ -385,7 +385,7 @@ def _fill(value: float | Sequence[float] | Tensor | None) -> float | Sequence[fl
 
 def _axis(length: int, align_corners: bool) -> tuple[float, float]:
     """Centre and half extent of an axis in pixels: a normalised position is ``(pixel - centre) / half``."""
-    if not align_corners:
+    if not _checks.flag("align_corners", align_corners):
         return (length - 1) / 2, length / 2
     return (length - 1) / 2, (length - 1) / 2 if length > 1 else 1.0
 

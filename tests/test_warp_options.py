@@ -252,6 +252,13 @@ def test_errors_name_the_option(match, options):
         affine_warp(IMAGE, THETA, **options)
 
 
+@pytest.mark.parametrize("align_corners", ["bilinear", 1, None], ids=str)
+def test_align_corners_is_true_or_false(align_corners):
+    with pytest.raises(TypeError, match="align_corners must be True or False"):
+        affine_warp(IMAGE, THETA, align_corners=align_corners)
+    torch.testing.assert_close(affine_warp(IMAGE, THETA, align_corners=np.True_), IMAGE)
+
+
 @pytest.mark.parametrize("fill", ["red", [0.5, "red", 1], {"red": 1}, torch.zeros(3, dtype=torch.complex64)], ids=str)
 def test_a_fill_that_is_no_number_is_named(fill):
     with pytest.raises(TypeError, match="fill must be"):

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,12 @@ def strided(name: str, value: Tensor) -> None:
 def one_of(name: str, value: Any, accepted: Collection[str]) -> None:
     if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name} must be one of {list(accepted)}, got {value!r}")
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def number(name: str, value: Any) -> float:

@@ -68,6 +68,7 @@ def warp_image(
         raise ValueError(
             f"fill is used only with padding_mode='fill', got fill with padding_mode={sampling.padding_mode!r}"
         )
+    align_corners = _checks.flag("align_corners", sampling.align_corners)
     out_size = _output_size(image, size)
     samples = _samples(sampling.antialias, image, out_size)
     fill = _fill_values(sampling.fill, image)
@@ -77,7 +78,7 @@ def warp_image(
         _refuse_gradients_of_bytes([*parameters.values(), fill, color])
     dtype = compute_dtype(image)
     inputs = [value if value.dtype == dtype else value.to(dtype) for value in parameters.values()]
-    rules = (out_size, samples, sampling.mode, sampling.padding_mode, bool(sampling.align_corners), *options)
+    rules = (out_size, samples, sampling.mode, sampling.padding_mode, align_corners, *options)
     if color is None or image.shape[1] <= FUSED_COLOR_CHANNELS:
         return op(image, *inputs, fill, color, *rules)
     # In the dtype of the arithmetic, so that pixels are rounded once, after the colour.
