@@ -90,8 +90,8 @@ def _run(
     processes.from_first(lambda: read_rows(run))  # a damaged file is found before anything is computed
     names = _chosen_sets(recipe, sets)
     with recipe.machine() as machine_device:
-        networks = _load_networks(recipe, run, methods, weights, machine_device)
-        skipped = []
+        networks, unfinished = _load_networks(recipe, run, methods, weights, machine_device)
+        skipped = [f"{key.method} of seed {key.seed} is left out: its training has not ended" for key in unfinished]
         for name in names:
             try:
                 rows = list(_evaluate(recipe, name, roots, networks, methods, weights, batch_size, processes))
@@ -180,20 +180,21 @@ def _chosen_sets(recipe: HardRecipe, sets: Sequence[str]) -> list[str]:
 
 def _load_networks(
     recipe: HardRecipe, run: Path, methods: Sequence[str], weights: Weights, device: torch.device
-) -> dict[_Trained, nn.Module]:
-    """The chosen methods and all teachers, these as they taught: with their last weights."""
+) -> tuple[dict[_Trained, nn.Module], list[_Trained]]:
+    """The chosen methods and all teachers, these as they taught: with their last weights; and what is still trained."""
     found = {}
     for path in sorted(run.glob("*/seed-*")):
         if re.fullmatch(r"seed-\d+", path.name):
             key = _Trained(path.parent.name, int(path.name.removeprefix("seed-")))
             found[key] = path / f"{'last' if key.method == _TEACHER else weights}.safetensors"
-    trained = {key: path for key, path in found.items() if path.is_file()}
+    files = {key: path for key, path in found.items() if path.is_file()}
+    trained = {key: path for key, path in files.items() if (path.parent / "tested.json").is_file()}
     there = list(dict.fromkeys(key.method for key in trained))
     for method in methods:
         if method not in there:
             raise FileNotFoundError(
-                f"{run / method}/seed-N/{weights}.safetensors is missing; methods that have it: "
-                f"{', '.join(there) or 'none'}"
+                f"{run / method}/seed-N/{weights}.safetensors is missing, or its training has not ended; "
+                f"methods that have it: {', '.join(there) or 'none'}"
             )
     students = {key.method for key in found} - {_TEACHER}
     if weights != "last" and students.isdisjoint(there):
@@ -202,8 +203,9 @@ def _load_networks(
         raise FileNotFoundError(
             f"{run} has no METHOD/seed-N/{weights}.safetensors; has anything been trained to its end?"
         )
-    wanted = {key: path for key, path in trained.items() if not methods or key.method in (*methods, _TEACHER)}
-    return {key: _load_network(recipe, key, path).to(device) for key, path in sorted(wanted.items())}
+    chosen = {key: path for key, path in sorted(files.items()) if not methods or key.method in (*methods, _TEACHER)}
+    networks = {key: _load_network(recipe, key, path).to(device) for key, path in chosen.items() if key in trained}
+    return networks, [key for key in chosen if key not in trained]
 
 
 def _load_network(recipe: HardRecipe, key: _Trained, path: Path) -> nn.Module:

@@ -54,6 +54,20 @@ def test_a_file_cut_short_is_detected(tmp_path, length):
         read_checkpoint(path)
 
 
+def test_one_that_cannot_be_read_now_stays(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, CheckpointPolicy("1"), 0, 100)
+    checkpoints.save(7, STATE)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(PermissionError, match=r"step-000000007\.pt"):
+            checkpoints.load()
+    assert checkpoints.load().path == tmp_path / "step-000000007.pt"
+
+
 class _Opens:
     def __reduce__(self):
         return open, ("was-run", "w")

@@ -81,6 +81,20 @@ def test_a_whole_run_on_all_sets(run, trained, capsys):
     assert "<svg" in page
 
 
+def test_what_is_still_trained_is_left_out_and_told(run, capsys):
+    (run / "hard" / "seed-1" / "tested.json").unlink()
+    assert main(["eval", str(run), "--sets", "test"]) == 0
+    assert "hard of seed 1 is left out: its training has not ended" in capsys.readouterr().out
+    rows = read_rows(run)
+    assert len(value(rows, "hard", "test")) == 1
+    assert len(value(rows, "student", "test")) == 2
+    (run / "hard" / "seed-0" / "tested.json").unlink()
+    assert "or its training has not ended" in failed(capsys, str(run), "--sets", "test", "--methods", "hard")
+    for path in run.glob("*/seed-*/tested.json"):
+        path.unlink()
+    assert "trained to its end?" in failed(capsys, str(run), "--sets", "test")
+
+
 def test_a_further_call_replaces_its_rows_and_keeps_the_others(run, capsys):
     assert main(["eval", str(run), "--sets", "mnist-c", "test"]) == 0
     before = read_rows(run)
@@ -131,7 +145,7 @@ def test_what_is_unknown_or_does_not_fit_is_refused(run, capsys):
     assert "sets that fit: test, mnist-c" in error
     assert "batch_size must be" in failed(capsys, str(run), "--batch-size", "0")
     error = failed(capsys, str(run), "--methods", "hrad")
-    assert "hrad/seed-N/last.safetensors is missing; methods that have it: " in error
+    assert "hrad/seed-N/last.safetensors is missing, or its training has not ended; methods that have it: " in error
     assert "distillation" in error
     assert "seed-N/ema.safetensors is missing" in failed(capsys, str(run), "--weights", "ema", "--methods", "hard")
     assert "has no METHOD/seed-N/ema.safetensors of a student" in failed(capsys, str(run), "--weights", "ema")
@@ -198,7 +212,8 @@ def test_accuracy_falls_with_severity(tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     for method in ("teacher", "hard"):
         (run / method / "seed-3").mkdir(parents=True)
-        (run / method / "seed-3" / "last.safetensors").touch()
+        for name in ("last.safetensors", "tested.json"):
+            (run / method / "seed-3" / name).touch()
     monkeypatch.setattr(eval_command, "recipe_of_run", lambda path: SmallColours())
     monkeypatch.setattr(eval_command, "_load_network", lambda recipe, key, path: Brightness())
     assert main(["eval", str(run), "--root", str(tmp_path), "--sets", "cifar10-c"]) == 0

@@ -13,6 +13,7 @@ from hardfast.data.image_files import UnreadableImageError
 from hardfast.data.readable_images import ReadableImages, readable, unreadable
 from hardfast.distill import Trainer, TrainerConfig
 from hardfast.distill.run_dir import RunDir
+from hardfast.distill.step import student_step
 from hardfast.report import build_report
 
 LABELS = torch.tensor([0, 1] * 6)
@@ -41,6 +42,32 @@ def test_the_next_of_the_label_stands_in_also_later(tmp_path):
     assert len(images.unreadable) == 3
     assert {sentence.partition(".png")[0][-2:] for sentence in images.unreadable} == {"02", "04", "11"}
     assert torch.equal(images.labels, LABELS)
+
+
+class TellsGrey(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        grey = images.mean((1, 2, 3))
+        return torch.stack([grey, 1 - grey], 1)
+
+
+def test_a_file_lost_in_the_middle_brings_the_answer_on_what_stands_in(tmp_path, monkeypatch):
+    """The teacher has answered each image once, before the training began."""
+    images = files(tmp_path)
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 12 * 12, 2))
+    config = TrainerConfig(steps=2, batch_size=12, max_unreadable=0.1)
+    trainer = Trainer(student, images, images, config, teacher=TellsGrey())
+    seen = []
+
+    def watched(model, teacher, batch, *args, **options):
+        seen.append((batch, options["teacher_clean"]))
+        return student_step(model, teacher, batch, *args, **options)
+
+    monkeypatch.setattr("hardfast.distill.trainer.student_step", watched)
+    (tmp_path / "04.png").unlink()
+    trainer.fit()
+    assert sorted(greys(seen[0][0])).count(6) == 2
+    for batch, answers in seen:
+        torch.testing.assert_close(answers, TellsGrey()(batch))
 
 
 def test_an_image_outside_the_chosen_ones_never_stands_in(tmp_path):

@@ -102,6 +102,20 @@ def cut(path: Path) -> None:
     os.truncate(path, 512 + 100)
 
 
+def damaged_header(path: Path) -> None:
+    """Of the second image: tarfile takes it for the end."""
+    content = bytearray(path.read_bytes())
+    content[4 * 512] ^= 1
+    path.write_bytes(content)
+
+
+def cut_between_files(path: Path) -> None:
+    os.truncate(path, 4 * 512)
+
+
+TWO = {"a.png": png(), "a.cls": b"1", "b.png": png(), "b.cls": b"1"}
+
+
 @pytest.mark.parametrize(
     ("files", "change", "message"),
     [
@@ -112,6 +126,9 @@ def cut(path: Path) -> None:
         ({"a.png": png(), "a.cls": b"9" * 40}, None, r"a\.cls must hold a label"),
         ({"a.png": bytes(2000), "a.cls": b"1"}, cut, r"s\.tar must be a tar file of webdataset, not compressed; "),
         ({"a.png": png(), "a.cls": b"1"}, compressed, r"s\.tar must be a tar file of webdataset, not compressed; "),
+        (TWO, damaged_header, "it is damaged or cut short at byte 2048"),
+        (TWO, cut_between_files, "it is damaged or cut short at byte 2048"),
+        (TWO, lambda path: os.truncate(path, 4 * 512 + 100), "it is damaged or cut short at byte 2048"),
         ({"a.txt": b"1", "a.cls": b"1"}, None, "have no image with a label"),
     ],
 )

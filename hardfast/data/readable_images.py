@@ -9,7 +9,7 @@ from hardfast.data.image_files import UnreadableImageError
 from hardfast.data.image_set import ImageSet
 from hardfast.data.splits import LabelledImages
 
-__all__ = ["ReadableImages", "readable", "unreadable"]
+__all__ = ["ReadableImages", "readable", "shown", "unreadable"]
 
 _TOLD = 3
 
@@ -40,14 +40,19 @@ class ReadableImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def shown(self, index: Tensor) -> Tensor:
+        """The numbers of the images that stand, so far, for those of the numbers ``index``."""
+        if not self._stand_ins:
+            return index
+        return torch.tensor([self._stand_ins.get(number, number) for number in index.tolist()], dtype=torch.int64)
+
     def load(self, index: Tensor) -> Tensor:
         """Images of the numbers ``index``, ``[n]``, int64.
 
         Raises:
             UnreadableImageError: too many cannot be read.
         """
-        if self._stand_ins:
-            index = torch.tensor([self._stand_ins.get(number, number) for number in index.tolist()], dtype=torch.int64)
+        index = self.shown(index)
         try:
             return self.images.load(index)
         except (UnreadableImageError, FileNotFoundError):
@@ -87,6 +92,11 @@ class ReadableImages:
 def readable(images: ImageSet, max_unreadable: float) -> ImageSet:
     """The set as :class:`ReadableImages`, or as it is where it is in memory."""
     return images if isinstance(images, LabelledImages) else ReadableImages(images, max_unreadable)
+
+
+def shown(images: ImageSet, index: Tensor) -> Tensor:
+    """The numbers of the images that ``images`` has brought for those of the numbers ``index``."""
+    return images.shown(index) if isinstance(images, ReadableImages) else index
 
 
 def unreadable(images: ImageSet | None) -> list[str]:

@@ -131,6 +131,9 @@ def _samples(shard: Path) -> Iterator[_Sample]:
                     images[key] = member.offset_data, member.size
                 elif suffix == "cls":
                     labels[key] = _label(archive, member)
+            # tarfile takes a damaged header, or none, for the end; the real one is a block of zeros.
+            if mapped[archive.offset : archive.offset + tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+                raise ValueError(f"it is damaged or cut short at byte {archive.offset}")
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged archive may raise anything

@@ -128,7 +128,11 @@ class Checkpoints:
             path.unlink(missing_ok=True)
 
     def load(self) -> Loaded:
-        """The last checkpoint that is whole, and what is wrong with those after it, which are removed."""
+        """The last checkpoint that is whole, and what is wrong with those after it, which are removed.
+
+        Raises:
+            OSError: one cannot be read. None is removed that might be whole.
+        """
         return self._processes.from_first(self._load)
 
     def _load(self) -> Loaded:
@@ -176,15 +180,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads what :func:`write_checkpoint` wrote, tensors on the CPU; nothing that a file may hold is run.
 
     Raises:
-        BrokenCheckpointError: the file is cut short, altered, unreadable or something else.
-        FileNotFoundError: there is none.
+        BrokenCheckpointError: the file is cut short, altered or something else.
+        OSError: there is none, or it cannot be read now; it may well be whole.
     """
-    try:
-        whole = memoryview(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise BrokenCheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from error
+    whole = memoryview(Path(path).read_bytes())
     header, content = bytes(whole[:_HEADER_BYTES]), whole[_HEADER_BYTES:]
     if not (header.startswith(_MAGIC) and header.endswith(b"\n") and len(header) == _HEADER_BYTES):
         raise BrokenCheckpointError(f"checkpoint {path} is damaged: it does not begin as one does")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hardfast.augment import Augmentor
 from hardfast.data.image_set import ImageSet
-from hardfast.data.readable_images import readable, unreadable
+from hardfast.data.readable_images import readable, shown, unreadable
 from hardfast.distill.alternation import Alternation
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.distill.evaluate import accuracy, predict_logits
@@ -182,7 +182,7 @@ class Trainer:
 
         Raises:
             ValueError: the checkpoint is of a trainer with other parts.
-            OSError: the metrics cannot be written.
+            OSError: a checkpoint cannot be read, or the metrics cannot be written.
         """
         if self._checkpoints is None or self.directory is None:
             return False
@@ -425,14 +425,15 @@ class Trainer:
         return self.config.execution.images(images.load(index).to(self._device))
 
     def _teacher_answers(self, index: Tensor) -> Tensor | None:
-        return None if self._teacher_clean is None else self._teacher_clean[index.to(self._device)]
+        return None if self._teacher_clean is None else self._teacher_clean[shown(self.train, index).to(self._device)]
 
     def _generated_batch(self) -> tuple[Tensor, Tensor] | None:
         """Generated images of this step, and the teacher's logits on them."""
         if self.generated is None or self._teacher_generated is None:
             return None
         index = self._shard.of(self._other_batches.indices(self.step))
-        return self._load(self.generated, index), self._teacher_generated[index.to(self._device)]
+        images = self._load(self.generated, index)
+        return images, self._teacher_generated[shown(self.generated, index).to(self._device)]
 
     def _log(self, **values: float | str) -> None:
         if self.directory is not None:
