@@ -1,12 +1,14 @@
 """Accuracy by group, and networks on image sets that decode when asked."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hardfast.data import GroupedImages, LabelledImages
 from hardfast.distill import accuracy, predict_logits
-from hardfast.distill.evaluate import group_accuracies
+from hardfast.distill.evaluate import group_accuracies, measure
 
 
 class LazyImages:
@@ -67,6 +69,25 @@ def test_every_group_has_its_own_accuracy():
     # The third group has no image, and so no accuracy; it must not count as one of 0.
     assert group_accuracies(Echo(), tested) == {"a": 0.75, "b": 0.0, "d": 0.5}
     assert group_accuracies(Echo(), tested, batch_size=2) == {"a": 0.75, "b": 0.0, "d": 0.5}
+
+
+class Unsure(nn.Module):
+    """Answers with NaN where the first pixel is 9, and at the first pixel otherwise."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return Echo()(images) + torch.where(images[:, 0, 0, :1] == 9, torch.nan, 0.0)
+
+
+def test_nan_is_no_answer():
+    """Its argmax is a class all the same."""
+    images = answered([0, 9, 9, 1, 0], [0, 0, 1, 1, 1])
+    assert accuracy(Unsure(), images, images.labels) == 0.4
+    tested = GroupedImages(images, torch.tensor([0, 0, 1, 1, 1]), ("a", "b"))
+    assert group_accuracies(Unsure(), tested) == {"a": 0.5, "b": pytest.approx(1 / 3)}
+    found = measure({"unsure": Unsure(), "sure": Echo()}, images, teachers={"sure": "unsure", "unsure": "sure"})
+    assert all(math.isnan(value) for value in found["unsure"])
+    assert math.isnan(found["sure"].agreement)
+    assert math.isfinite(found["sure"].accuracy)
 
 
 def test_groups_of_no_images_raise():

@@ -50,10 +50,11 @@ def test_every_kind_of_file_becomes_rgb(tmp_path):
     grey.save(tmp_path / "grey.png")
     grey.convert("RGBA").save(tmp_path / "alpha.png")
     grey.convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(np.full((8, 8), 51 * 257, dtype=np.uint16)).save(tmp_path / "sixteen.png")
     grey.convert("RGB").convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
     paths = sorted(tmp_path.iterdir())
-    images = ImageFiles(paths, torch.zeros(4, dtype=torch.int64), 4).load(torch.arange(4))
-    torch.testing.assert_close(images, torch.full((4, 3, 4, 4), 0.2), atol=2 / 255, rtol=0)
+    images = ImageFiles(paths, torch.zeros(5, dtype=torch.int64), 4).load(torch.arange(5))
+    torch.testing.assert_close(images, torch.full((5, 3, 4, 4), 0.2), atol=2 / 255, rtol=0)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -204,6 +204,16 @@ def test_a_group_that_was_not_made(tmp_path):
     assert len(load_generated(tmp_path, skip_broken=True).skipped) == 3
 
 
+def test_a_group_of_fewer_images_than_were_asked_for_since(tmp_path):
+    """As an interruption leaves the last one, when more images are made of a set."""
+    generate(tmp_path, "folder", COUNT)
+    store = ImageStore(tmp_path, "folder", recipe="fake", fields={"rate": 0.5, "objective.gamma": 1})
+    store.begin(count=COUNT + 1, group_size=GROUP, class_names=FakeMaker().class_names)
+    with pytest.raises(BrokenGroupError, match=r"group-000005\.json is of fewer images than were asked for since"):
+        load_generated(tmp_path)
+    assert len(load_generated(tmp_path, skip_broken=True).skipped) == 1
+
+
 def test_half_written_files_of_killed_processes(tmp_path):
     generate(tmp_path, "folder", COUNT)
     expected = tree(tmp_path)

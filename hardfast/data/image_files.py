@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
@@ -91,13 +92,20 @@ class EncodedImages:
                     raise ValueError(f"{image.width} x {image.height} pixels, more than {_MAX_PIXELS}, or too narrow")
                 if image.format == "BMP" and image.info.get("compression") in _RUN_LENGTHS:
                     raise ValueError("a BMP of run lengths, of which a few bytes may claim seconds of Pillow's time")
-                return self._transform(image.convert("RGB"))
+                return self._transform(_eight_bits(image).convert("RGB"))
         except FileNotFoundError as error:
             raise FileNotFoundError(f"image file {self.name(number)} is gone") from error
         except MemoryError:
             raise
         except Exception as error:  # Pillow may raise anything for a damaged file
             raise UnreadableImageError(f"{self.name(number)} must be a whole image file, got: {error}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The upper eight bits of a grey PNG of sixteen, which Pillow's conversion to RGB would clip."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
 
 
 class ImageFiles(EncodedImages):

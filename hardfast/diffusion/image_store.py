@@ -260,6 +260,8 @@ class ImageStore:
         record = self._record(group)
         if record is None:
             raise BrokenGroupError(f"{self._record_path(group)} is missing: the group has not been made")
+        if len(record.candidates) != len(self.settings.numbers(group)):
+            raise BrokenGroupError(f"{self._record_path(group)} is of fewer images than were asked for since")
         contents = {name: content for name, content in self._files(group, record) if name.startswith("images/")}
         place = self.path
         if self.format == "webdataset":

@@ -7,6 +7,7 @@ one process alone would, to the last digit.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ _CALIBRATION_BINS = 15
 
 
 class SetMetrics(NamedTuple):
-    """What :func:`measure` finds of a network on a set; None where it has no teacher.
+    """What :func:`measure` finds of a network on a set: None where it has no teacher, NaN where an answer is NaN.
 
     Args:
         accuracy: share of the images whose largest logit is at the label.
@@ -104,15 +105,20 @@ def accuracy(
     batch_size: int = 256,
     processes: Processes = ALONE,
 ) -> float:
-    """Fraction of images ``[N, C, H, W]`` whose largest logit is at the label ``[N]``.
+    """Fraction of images ``[N, C, H, W]`` whose largest logit is at the label ``[N]``; NaN is no answer, and so wrong.
 
     Raises:
         ValueError: there are no images, or their number is not that of the labels.
     """
     if len(images) == 0 or len(images) != len(labels):
         raise ValueError(f"images and labels must be as many, at least one; got {len(images)} and {len(labels)}")
-    answers = predict_logits(model, images, batch_size, processes).argmax(1)
-    return int((answers == labels.to(answers.device)).sum()) / len(labels)
+    logits = predict_logits(model, images, batch_size, processes)
+    return int(answered(logits, labels.to(logits.device)).sum()) / len(labels)
+
+
+def answered(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest logit of each row of ``[N, K]`` is at the label ``[N]``; where one is NaN, it is not."""
+    return (logits.argmax(1) == labels) & ~logits.isnan().any(1)
 
 
 def group_accuracies(
@@ -127,8 +133,8 @@ def group_accuracies(
     """
     if len(tested) == 0:
         raise ValueError("tested must hold images, got none")
-    answers = predict_logits(model, tested.images, batch_size, processes).argmax(1).cpu()
-    correct = (answers == tested.images.labels.cpu()).double()
+    logits = predict_logits(model, tested.images, batch_size, processes).cpu()
+    correct = answered(logits, tested.images.labels.cpu()).double()
     members = [tested.groups == group for group in range(len(tested.group_names))]
     return {
         name: float(correct[where].mean())
@@ -200,12 +206,13 @@ class _Tally:
     def add(self, index: Tensor, logits: Tensor, target: Tensor, teacher: Tensor | None) -> None:
         log_probabilities = logits.double().log_softmax(1)
         confidences, answers = log_probabilities.max(1)
-        correct = (answers == target).double()
+        correct = (answers == target).double().masked_fill(confidences.isnan(), math.nan)
         nll = F.nll_loss(log_probabilities, target, reduction="none")
         agreed = divergence = torch.zeros_like(nll)
         if teacher is not None:
             log_teacher = teacher.double().log_softmax(1)
-            agreed = (answers == log_teacher.argmax(1)).double()
+            best, taught = log_teacher.max(1)
+            agreed = (answers == taught).double().masked_fill(confidences.isnan() | best.isnan(), math.nan)
             divergence = F.kl_div(log_probabilities, log_teacher, reduction="none", log_target=True).sum(1)
         self._values[:, index.to(nll.device)] = torch.stack([correct, agreed, divergence, nll, confidences.exp()])
 
@@ -215,15 +222,19 @@ class _Tally:
 
         values = processes.merge(self._values)
         correct, agreed, divergence, nll, _ = values.mean(1).tolist()
-        # A confidence of exactly 1 belongs to the last bin; torchmetrics gives it one of its own.
-        confidences = values[4].float().clamp(max=1 - torch.finfo(torch.float32).eps / 2)
-        # Whether the answer is right, and how sure of that the network is: a question with two answers.
-        calibration = binary_calibration_error(confidences, values[0].long(), _CALIBRATION_BINS, validate_args=False)
+        calibration = math.nan
+        if math.isfinite(correct):
+            # A confidence of exactly 1 belongs to the last bin; torchmetrics gives it one of its own.
+            sure = values[4].float().clamp(max=1 - torch.finfo(torch.float32).eps / 2)
+            # Whether the answer is right, and how sure of that the network is: a question with two answers.
+            calibration = float(
+                binary_calibration_error(sure, values[0].long(), _CALIBRATION_BINS, validate_args=False)
+            )
         return SetMetrics(
             correct,
             agreed if self._has_teacher else None,
             divergence if self._has_teacher else None,
-            float(calibration),
+            calibration,
             nll,
         )
 

@@ -41,12 +41,11 @@ class FiniteSteps:
         self._unread: list[Tensor] = []  # 1 for a step that was skipped, 0 for another, on the device
         self._total = self._row = self._longest_row = 0
         # Other buffers are constants, which may well be infinite, as those of masks.
-        self._statistics = [
-            value
-            for name, value in module.named_buffers()
-            if name.rpartition(".")[2] in ("running_mean", "running_var")
-        ]
-        self._kept = [buffer.clone() for buffer in self._statistics]
+        buffers = [(name.rpartition(".")[2], value) for name, value in module.named_buffers()]
+        self._statistics = [value for name, value in buffers if name in ("running_mean", "running_var")]
+        # Which a step may change, and a skipped one must not.
+        self._buffers = [*self._statistics, *(value for name, value in buffers if name == "num_batches_tracked")]
+        self._kept = [buffer.clone() for buffer in self._buffers]
 
     @torch.no_grad()
     def judge(self, loss: Tensor) -> None:
@@ -58,7 +57,7 @@ class FiniteSteps:
         skip = skip.float()  # fused optimizers take no other, whatever the parameters are
         self._optimizer.found_inf = skip  # type: ignore[attr-defined]
         self._unread.append(skip)
-        for now, before in zip(self._statistics, self._kept, strict=True):
+        for now, before in zip(self._buffers, self._kept, strict=True):
             before.copy_(torch.where(skip == 0, now, before, out=now))
 
     def skipped(self, name: str, step: int) -> int:
@@ -88,7 +87,7 @@ class FiniteSteps:
         """Continues from :meth:`state_dict`, with the module's running statistics as they are now."""
         self._total, self._row, self._longest_row = state["total"], state["row"], state["longest_row"]
         self._unread.clear()
-        self._kept = [buffer.clone() for buffer in self._statistics]
+        self._kept = [buffer.clone() for buffer in self._buffers]
 
     def _read(self) -> None:
         skipped = torch.stack(self._unread).tolist() if self._unread else []

@@ -179,7 +179,7 @@ class _Method:
             world_size=processes.world_size,
             progress=self.progress,
         )
-        rates = processes.gather(summary.images_per_second)  # which every process waits for
+        rate = sum(processes.gather(summary.images_per_second))  # which every process waits for
         kept = store.counts()["kept"]  # of earlier runs too, which the summary leaves out
         if kept:
             self.pool.append(_resized(load_generated(path).images, self.data.seen_size))
@@ -187,7 +187,7 @@ class _Method:
             recipe.steps + number * recipe.round_steps,
             candidates=recipe.generator.count,
             kept=kept,
-            candidates_per_second=sum(rates),
+            **({"candidates_per_second": rate} if rate else {}),  # none where all were made before an interruption
         )
 
     def train(self, student: nn.Module, first_step: int, steps: int) -> None:

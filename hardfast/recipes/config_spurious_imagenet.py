@@ -12,7 +12,7 @@ from torch import nn
 
 from hardfast.data.grouped_splits import GroupedSplits
 from hardfast.data.spurious_imagenet import GROUP_NAMES, load_spurious_imagenet
-from hardfast.distill.evaluate import predict_logits
+from hardfast.distill.evaluate import answered, predict_logits
 from hardfast.distill.spurious import spurious_scores
 from hardfast.recipes.config_photos import ConfigPhotos, PhotosConfig, PhotosGeneratorConfig
 from hardfast.recipes.config_recipe import ConfigData
@@ -82,7 +82,7 @@ class ConfigSpuriousImageNet(ConfigPhotos):
         labels, spurious = data.test.images.labels, data.test.groups == _SPURIOUS
         logits = predict_logits(model, data.test.images).double().cpu()
         scores = spurious_scores(logits.softmax(1).gather(1, labels[:, None])[:, 0], labels, spurious)
-        correct = (logits.argmax(1) == labels)[~spurious]
+        correct = answered(logits, labels)[~spurious]
         return {
             "spurious_mean_average_precision": scores.mean_average_precision,
             "spurious_mean_roc_auc": scores.mean_roc_auc,
