@@ -164,6 +164,8 @@ def _from_json(value: Any, hint: Any) -> Any:
 
 def _chosen_sets(recipe: HardRecipe, sets: Sequence[str]) -> list[str]:
     valid = [_OWN_SET, *EVALUATION_SETS, _ALL]
+    if not sets:
+        raise ValueError(f"--sets must name at least one of {', '.join(valid)}")
     for name in sets:
         if name not in valid:
             raise ValueError(f"--sets must be of {', '.join(valid)}, got {name!r}")

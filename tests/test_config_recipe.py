@@ -24,12 +24,16 @@ from hardfast.distill.trainer import Trainer
 from hardfast.interruption import Interrupted
 from hardfast.recipes import config_experiment, get_recipe
 from hardfast.recipes import recipe as recipe_module
-from hardfast.recipes.config_digits import TEACHERS, ConfigDigits, DigitsTeacherConfig
+from hardfast.recipes.config_digits import TEACHERS, ConfigDigits, DenoiserConfig, DigitsTeacherConfig
 from hardfast.recipes.config_recipe import METHODS
+from hardfast.recipes.recipe import ExecutionConfig
 
 SEED = 2
 KEPT = ("unguided", "image_to_image", "config")  # methods that make images
 RUN = ("teacher", "distillation", "cutmix", *KEPT)
+
+
+GENERATOR = get_recipe("config-digits").generator
 
 
 def small(**changes) -> ConfigDigits:
@@ -266,8 +270,9 @@ def test_affine_maps_of_real_images_take_the_place_of_the_diffusion_model(tmp_pa
         raise AssertionError("a diffusion model was asked for")
 
     monkeypatch.setattr(ConfigDigits, "make_image_model", never)
-    generator = dataclasses.replace(small().generator, kind="affine")
-    recipe = small(generator=generator, rounds=1, methods=("unguided", "config"))
+    generator = dataclasses.replace(small().generator, kind="affine", steps=GENERATOR.steps)
+    denoiser = get_recipe("config-digits").denoiser
+    recipe = small(generator=generator, denoiser=denoiser, rounds=1, methods=("unguided", "config"))
     run = watched_run(tmp_path, recipe, monkeypatch)
     assert [row.method for row in run.rows[::2]] == ["teacher", "distillation", "unguided", "config"]
     kept = {method: run.trainings[method][0].generated for method in ("unguided", "config")}
@@ -278,6 +283,20 @@ def test_affine_maps_of_real_images_take_the_place_of_the_diffusion_model(tmp_pa
         c.student_before - c.teacher_before for c in searched
     )
     assert [c.teacher_before for c in searched] == [c.teacher_after for c in stores["unguided"].candidates()]
+
+
+def test_networks_run_as_execution_says(tmp_path, monkeypatch):
+    execution = ExecutionConfig(precision="bfloat16", channels_last=True, fold_teacher=True)
+    recipe = small(execution=execution, rounds=1, methods=("config",))
+    assert recipe.teacher_training().execution == recipe.student_training(3).execution == execution.build()
+    rows = watched_run(tmp_path, recipe, monkeypatch).rows
+    assert [row.method for row in rows[::2]] == ["teacher", "distillation", "config"]
+
+
+def test_a_round_that_keeps_nothing_is_told(tmp_path, monkeypatch, capsys):
+    generator = dataclasses.replace(small().generator, min_teacher_confidence=1.0)
+    watched_run(tmp_path, small(generator=generator, rounds=1, methods=("config",)), monkeypatch)
+    assert "config: none of the 18 candidates of round 0 was kept" in capsys.readouterr().err
 
 
 def test_the_maker_makes_the_images_of_the_first_round_from_its_cache(done, tmp_path, monkeypatch):
@@ -339,9 +358,6 @@ def test_smoke_is_small_and_runs_two_rounds():
     assert dataclasses.replace(recipe, generator=long).resolved().generator.keep_last <= 4
 
 
-GENERATOR = get_recipe("config-digits").generator
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -362,7 +378,15 @@ GENERATOR = get_recipe("config-digits").generator
         ({"generator": {"other_class_strength": 1.5}}, r"other_class_strength must be in \(0, 1\]; got 1\.5"),
         ({"generator": {"memory": "none"}}, "memory must be one of .*'per_step'.*, got 'none'"),
         ({"generator": {"form": "sum"}}, "form must be one of"),
-        ({"generator": {"gamma": 2.0, "form": "log"}}, "gamma is used only"),
+        ({"generator": {"gamma": 3.0, "form": "log"}}, r"generator\.gamma has no effect here"),
+        ({"generator": {"group_size": 200}}, r"group_size must be at most generator\.count, 192; got 200"),
+        ({"generator": {"steps": 1001}}, r"generator\.steps must be at most 1000; got 1001"),
+        ({"first_seed": 536870}, "first_seed and the seeds after it must be below 536870"),
+        ({"rounds": 1001}, "rounds must be at most 1000; got 1001"),
+        ({"methods": ("other_class",), "generator": {"kind": "affine"}}, "methods must be without 'other_class'"),
+        ({"denoiser": DenoiserConfig(widths=(12, 16))}, r"denoiser\.widths must be a multiple of 8 and one of 16"),
+        ({"denoiser": DenoiserConfig(learning_rate=0.0)}, r"denoiser\.learning_rate must be positive"),
+        ({"student_widths": (8, 0, 8)}, "student_widths must be >= 1"),
         ({"generator": {"chunk": -1}}, "chunk"),
         ({"generator": {"smallest_cutout": 1.5}}, r"generator\.smallest_cutout must be in \(0, 1\]"),
         ({"generator": {"min_teacher_confidence": 1.5}}, "min_teacher_confidence"),

@@ -230,7 +230,7 @@ def test_making_keeps_no_graph_of_an_encoder_that_learns():
     ("options", "error", "message"),
     [
         ({"seed": -1}, ValueError, "seed must be an integer of at least 0, got -1"),
-        ({"seed": 2**29}, ValueError, r"seed must be below 2\*\*29, got 536870912"),
+        ({"seed": 2**29}, ValueError, "seed must be below 536870912, got 536870912"),
         ({"seed": 1.5}, ValueError, "seed"),
         ({"labels": (0, 3)}, ValueError, r"labels must be in \[0, 3\), the classes, got 3"),
         ({"labels": (-1,)}, ValueError, "labels"),

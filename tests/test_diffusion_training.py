@@ -119,6 +119,11 @@ def test_latents_have_the_noise_of_their_time():
     assert noise[late].std().item() == pytest.approx(noise[~late].std().item(), abs=0.05)
 
 
+def test_a_loss_that_is_no_number_stops_the_training():
+    with pytest.raises(FloatingPointError, match=r"loss is not finite at step .*; lower its learning_rate"):
+        trained(Denoiser(), steps=200, learning_rate=1e38)
+
+
 def test_the_rate_falls_to_zero(monkeypatch):
     rates = []
     original = torch.optim.AdamW.step

@@ -168,6 +168,7 @@ def test_missing_data_are_an_error_for_a_set_that_was_asked_for(run, trained, tm
 
 def test_a_damaged_run_is_told_of(run, tmp_path, capsys):
     assert "config.json is missing" in failed(capsys, str(tmp_path / "absent"))
+    assert "--sets must name at least one of test, " in failed(capsys, str(run), "--sets")
     path = run / "hard" / "seed-0" / "last.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
     assert f"{path} must hold the weights of the network" in failed(capsys, str(run))

@@ -45,7 +45,7 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
 def test_a_skipped_step_is_as_if_it_had_not_been(value):
-    """Bitwise, in weights, running statistics and their counts, moments and their step counts; 3e38 overflows in the variance alone."""
+    """Bitwise, in weights, statistics, moments and their counts; 3e38 overflows in the variance alone."""
     model, optimizer, finite = trained({2: value, 5: value}, list(range(8)))
     other, its_optimizer, none = trained({}, [0, 1, 3, 4, 6, 7])
     for found, wanted in zip(everything(model, optimizer), everything(other, its_optimizer), strict=True):

@@ -1,5 +1,7 @@
 """Networks that are trained once and then loaded."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -75,4 +77,15 @@ def test_a_training_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(FloatingPointError):
         cached(tmp_path, "net", {}, untrained(), fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    def spoil(network: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            next(network.parameters()).view(-1)[0] = math.nan
+        return network
+
+    with pytest.raises(FloatingPointError, match="net has weights that are not finite"):
+        cached(tmp_path, "net", {}, untrained(), spoil)
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,13 +12,13 @@ import torch
 from checkpoints import last_state
 from mnist_files import write_mnist, write_mnist_c
 
-from hardfast.data import ShiftedSet, load_digits
+from hardfast.data import LabelledImages, ShiftedSet, load_digits
 from hardfast.data.digit_shifts import digit_shifts
 from hardfast.distill import Budget, FixedRatio, Thresholds, accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import RunDir
 from hardfast.models import create_model
 from hardfast.recipes import RECIPES, get_recipe
-from hardfast.recipes.hard_augmentor import AugmentorConfig
+from hardfast.recipes.hard_augmentor import AugmentorConfig, Family
 from hardfast.recipes.hard_experiment import run as run_methods
 from hardfast.recipes.hard_recipe import FIXED, AlternationConfig, HardTeacherConfig
 
@@ -306,6 +307,16 @@ def test_alternation_is_built_as_configured():
     assert thresholds.upper == 0.7
 
 
+def changed(recipe, options: dict):
+    """With other values of fields, nested ones by names with dots."""
+    for name, value in options.items():
+        first, dot, rest = name.partition(".")
+        recipe = dataclasses.replace(
+            recipe, **{first: changed(getattr(recipe, first), {rest: value}) if dot else value}
+        )
+    return recipe
+
+
 def test_thresholds_run_end_to_end(tmp_path):
     recipe = get_recipe("hard-digits")
     alternation = AlternationConfig("thresholds", lower=1e6, upper=1e6, max_augmentor_steps=2)
@@ -321,7 +332,7 @@ def test_thresholds_run_end_to_end(tmp_path):
         ({"seeds": 0}, "seeds must be >= 1"),
         ({"first_seed": -1}, "first_seed >= 0"),
         ({"temperature": -1.0}, "temperature"),
-        ({"threads": -1}, "threads must be >= 1"),
+        ({"threads": -1}, "threads must be from 1 to"),
         ({"student": "vgg"}, "student must be one of"),
         ({"teacher": HardTeacherConfig(model="vgg")}, r"teacher\.model must be one of"),
         ({"teacher": HardTeacherConfig(learning_rate=0.0)}, "learning_rate"),
@@ -329,6 +340,13 @@ def test_thresholds_run_end_to_end(tmp_path):
         ({"augmentor": AugmentorConfig(teacher_weight=-1.0)}, "teacher_weight"),
         ({"alternation": AlternationConfig("thresholds", lower=2.0, upper=1.0)}, "lower and upper"),
         ({"smoke": True, "steps": 0}, "steps must be >= 1"),
+        ({"smoke": False, "alternation": AlternationConfig(student_steps=3500)}, "or no augmentor learns; got 3500"),
+        ({"smoke": False, "alternation": AlternationConfig("thresholds", lower=0.0)}, "lower must be above 0"),
+        ({"augmentor": AugmentorConfig(teacher_weight=0.0, student_weight=0.0)}, "must be above 0; got 0 for both"),
+        ({"augmentor": AugmentorConfig("vdvae", blocks=(7, 5))}, "up to 9; got 7 and 5"),
+        ({"augmentor": AugmentorConfig("vdvae", blocks=(2, 10))}, "up to 9; got 2 and 10"),
+        ({"student": "resnet18_cifar"}, r"student must be a network that takes images \[1, 28, 28\] in batches of 16"),
+        ({"student": "resnet18", "batch_size": 1}, "in batches of 1; got: Expected more than 1 value per channel"),
     ],
 )
 def test_bad_overrides_raise(tmp_path, change, message):
@@ -337,6 +355,81 @@ def test_bad_overrides_raise(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         run(small, RunDir(tmp_path), progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hard-digits", {"augmentor.grid": (5, 5)}),
+        ("hard-digits", {"augmentor.source": "nowhere"}),
+        ("hard-digits", {"augmentor.family": "vdvae", "augmentor.vdvae": "imagenet32"}),
+        ("hard-digits", {"augmentor.family": "vdvae", "augmentor.initial_scale": 0.2}),
+        ("hard-digits", {"augmentor.family": "latent", "augmentor.conditional": True}),
+        ("hard-digits", {"augmentor.family": "latent", "augmentor.source": "x", "augmentor.autoencoder_steps": 7}),
+        ("hard-digits", {"alternation.lower": 0.1}),
+        ("hard-digits", {"alternation.kind": "budget", "alternation.student_steps": 4}),
+        ("hard-digits", {"teacher.weights": "a.safetensors", "teacher.learning_rate": 0.1}),
+        ("hard-digits-flow", {"teacher.augmentation": "augmix"}),
+        ("hard-digits-families", {"augmentors.mix.grid": (5, 5)}),
+        ("hard-digits-families", {"policy": "imagenet"}),
+        ("config-digits", {"generator.offsets": True}),
+        ("config-digits", {"generator.gamma": 3.0}),
+        ("config-digits", {"methods": ("config",), "generator.kind": "affine", "generator.memory": "nested"}),
+        ("config-digits", {"methods": ("config",), "generator.kind": "affine", "denoiser.steps": 9}),
+        ("config-celeba", {"methods": ("config",), "generator.kind": "affine", "generator.prompt": "{}"}),
+        ("config-celeba", {"generator.offsets": False, "generator.rate": 0.1}),
+    ],
+    ids=str,
+)
+def test_what_has_no_effect_is_refused(name, options):
+    """The last option; without it the recipe is accepted."""
+    *others, last = options
+    changed(get_recipe(name), {key: options[key] for key in others}).resolved()
+    with pytest.raises(ValueError, match=rf"{last.replace('.', '[.]')} has no effect here: it is (of|for) "):
+        changed(get_recipe(name), options).resolved()
+
+
+def test_an_option_that_a_recipe_sets_by_itself_stays_with_another_choice():
+    recipe = changed(get_recipe("config-spuco-birds"), {"generator.form": "log"}).resolved()
+    assert recipe.generator.settings(64, 64, "config").objective.gamma == 1.0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_accepted_and_names_fields_that_it_has(name):
+    recipe = get_recipe(name).resolved()
+    assert recipe.unused().keys() <= recipe.describe()["fields"].keys()
+
+
+def test_another_family_in_a_recipe_of_one_is_refused():
+    with pytest.raises(ValueError, match=r"augmentor\.family must stay 'linear' in hard-digits-linear; got 'flow'"):
+        changed(get_recipe("hard-digits-linear"), {"augmentor.family": "flow"}).resolved()
+
+
+def test_the_augmentor_of_each_family_is_checked_at_once():
+    with pytest.raises(ValueError, match=r"augmentors\.affine: components must be"):
+        changed(get_recipe("hard-digits-families"), {"augmentors.affine.components": 0}).resolved()
+
+
+def made(config: AugmentorConfig, cache: Path) -> list[object]:
+    """The parameters of an augmentor, and what it draws."""
+    images = LabelledImages(torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2)
+    torch.manual_seed(0)
+    augmentor = config.build(images, (1, 28, 28), cache, torch.device("cpu"), False)
+    parts: list[object] = [(name, value.requires_grad, value.tolist()) for name, value in augmentor.named_parameters()]
+    output = augmentor(images.images[:3], generator=torch.Generator().manual_seed(1))
+    return [*parts, output.tolist()]
+
+
+@pytest.mark.parametrize("family", [family for family in get_args(Family) if family not in ("latent", "vdvae")])
+def test_unused_options_change_nothing_and_all_others_do(family, tmp_path):
+    """Of those that need no autoencoder."""
+    base = AugmentorConfig(family)
+    others = {"grid": (3, 3), "components": 2, "conditional": True, "initial_scale": 0.3, "learn_mean": False}
+    others |= {"source": "x", "blocks": (1, 2), "vdvae": "imagenet32", "autoencoder_steps": 2}
+    plain, unused = made(base, tmp_path), base.unused()
+    for name, value in others.items():
+        same = made(dataclasses.replace(base, **{name: value}), tmp_path) == plain
+        assert same == (name in unused), name
 
 
 def test_a_shift_that_would_cut_digits_raises():

@@ -181,8 +181,9 @@ def test_too_little_memory_names_the_option(tmp_path, elsewhere):
 def test_steps_that_are_not_finite_stop_the_run(tmp_path, capsys):
     assert train(tmp_path / "run", "--learning-rate", "1e38") == 1
     told = capsys.readouterr().err
-    assert "the student had a loss or gradients that are not finite in" in told
+    assert "the network had a loss or gradients that are not finite in" in told
     assert "Lower the learning rate" in told
+    assert "with other settings, take another --out" in told
 
 
 def test_a_step_that_is_not_finite_is_counted(tmp_path, monkeypatch):

@@ -361,7 +361,7 @@ def test_snapshots_share_their_noise_and_do_not_disturb_the_augmentor():
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     broken = LabelledImages(TRAIN.images * float("inf"), TRAIN.labels)
-    with pytest.raises(FloatingPointError, match=r"the student had .* not finite in 12 steps in a row, up to step 12"):
+    with pytest.raises(FloatingPointError, match=r"the network had .* not finite in 12 steps in a row, up to step 12"):
         Trainer(network(0), broken, VALIDATION, CONFIG).fit()
 
 

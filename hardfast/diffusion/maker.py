@@ -22,6 +22,9 @@ from hardfast.diffusion.guidance import (
 from hardfast.diffusion.sampling import Sampler
 from hardfast.ops import _checks
 
+#: Sets of images have seeds below this, each of which leaves 2**32 numbers.
+SEEDS = 2**29
+
 STARTS = ("noise", "inverted", "same_class", "other_class")
 
 
@@ -54,7 +57,7 @@ class NumberedImages:
         student: maps images ``[B, C, H, W]`` to logits ``[B, K]``.
         teacher: the same interface and classes.
         class_names: ``K``, by label.
-        seed: of the whole set, in [0, 2**29).
+        seed: of the whole set, in [0, ``SEEDS``).
         labels: those that are wanted, in turn; all classes if None.
         sources: real images for searches that start from one; they are chosen by class and by seed.
         settings: of the search.
@@ -70,8 +73,8 @@ class NumberedImages:
 
     def __post_init__(self) -> None:
         _checks.integer("seed", self.seed, 0)
-        if self.seed >= 2**29:
-            raise ValueError(f"seed must be below 2**29, got {self.seed}")
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed must be below {SEEDS}, got {self.seed}")
         if self.labels is not None and not self.labels:
             raise ValueError(f"labels must be at least one, or None for all classes, got {self.labels}")
         for label in self.labels or ():

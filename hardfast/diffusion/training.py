@@ -13,6 +13,8 @@ from tqdm import tqdm
 from hardfast.distill.batches import ShuffledBatches
 from hardfast.ops import _checks
 
+_WATCHED = 100  # steps from one look at the loss to the next
+
 
 def train_denoiser(
     model: nn.Module,
@@ -48,6 +50,9 @@ def train_denoiser(
     Returns:
         The average of the weights on the way, in evaluation mode and constant.
 
+    Raises:
+        FloatingPointError: the loss is no number.
+
     Source: Ho et al., Denoising Diffusion Probabilistic Models, 2020, equation 14; Ho and Salimans, Classifier-Free
     Diffusion Guidance, 2022, algorithm 1.
     """
@@ -78,4 +83,6 @@ def train_denoiser(
         loss.backward()
         optimizer.step()
         average.update(model, step=step)
+        if (step % _WATCHED == 0 or step == steps - 1) and not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the denoiser's loss is not finite at step {step}; lower its learning_rate")
     return average.module.eval().requires_grad_(False)

@@ -123,6 +123,8 @@ class AugmentorObjective:
         _check_temperature(self.temperature)
         _check_weight("teacher_weight", self.teacher_weight)
         _check_weight("student_weight", self.student_weight)
+        if self.teacher_weight == self.student_weight == 0:
+            raise ValueError("one of teacher_weight and student_weight must be above 0; got 0 for both")
         if self.form not in FORMS:
             raise ValueError(f"form must be one of {list(FORMS)}; got {self.form!r}")
         _checks.one_of("divergence", self.divergence, DIVERGENCES)

@@ -401,7 +401,8 @@ class Trainer:
         )
 
     def _skipped_steps(self) -> int:
-        skipped = self._learner.finite.skipped("student", self.first_step + self.step)
+        name = "network" if self.teacher is None else "student"
+        skipped = self._learner.finite.skipped(name, self.first_step + self.step)
         if self._augmentor_finite is not None:
             skipped += self._augmentor_finite.skipped("augmentor", self.first_step + self.step)
         return skipped

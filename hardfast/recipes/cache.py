@@ -28,6 +28,7 @@ def cached(
         train: trains it, in place or not, and returns the trained one.
 
     Raises:
+        FloatingPointError: the training came to weights that are not finite.
         ValueError: the file is damaged or of another network; the message names it.
         OSError: the directory cannot be written.
     """
@@ -41,6 +42,8 @@ def cached(
         trained = network
     else:
         trained = train(network)
+        if not all(bool(value.isfinite().all()) for value in trained.state_dict().values()):
+            raise FloatingPointError(f"{name} has weights that are not finite after its training: it is not kept")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, save({key: value.cpu().contiguous() for key, value in trained.state_dict().items()}))
     return trained.eval().requires_grad_(False)

@@ -20,6 +20,7 @@ from hardfast.diffusion.schedule import Schedule
 from hardfast.diffusion.training import train_denoiser
 from hardfast.distill.trainer import TrainerConfig
 from hardfast.models import CNN, create_model
+from hardfast.ops import _checks
 from hardfast.recipes.cache import cached
 from hardfast.recipes.config_recipe import ConfigData, ConfigRecipe, GeneratorConfig
 from hardfast.recipes.recipe import TeacherConfig, our_choice, seeded, training_config
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 #: The models of ``hardfast.models.MODELS`` that take coloured images of this size.
 TEACHERS = ("cnn", "resnet18", "shift_robust_cnn")
 _CLASSES = len(DIGIT_NAMES)
+#: Of the denoiser's layers.
+_NORM_GROUPS, _HEAD_CHANNELS = 8, 16
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,6 @@ class DigitsGeneratorConfig(GeneratorConfig):
     form: Literal["probability", "log", "logit", "kl"] = our_choice("log")
     offsets: bool = our_choice(False)
     keep_last: int = our_choice(1)
-    gamma: float = our_choice(1.0)
     cutouts: int = our_choice(1)
     smallest_cutout: float = our_choice(1.0)
     cutout_noise: float = our_choice(0.0)
@@ -144,7 +146,9 @@ class ConfigDigits(ConfigRecipe):
         return seeded(lambda: create_model(self.teacher.model, in_channels=3), seed)
 
     def teacher_training(self) -> TrainerConfig:
-        return training_config(self.teacher, label_smoothing=self.teacher.label_smoothing)
+        return training_config(
+            self.teacher, label_smoothing=self.teacher.label_smoothing, execution=self.execution.build()
+        )
 
     def make_student(self, data: ConfigData, seed: int) -> nn.Module:
         return seeded(lambda: CNN(self.student_widths, pools=(1, 2, 1), dropout=0.0, in_channels=3), seed)
@@ -177,7 +181,26 @@ class ConfigDigits(ConfigRecipe):
         null_condition = torch.tensor([_CLASSES], device=device)
         return ImageModel(sampler, (3, IMAGE_PX, IMAGE_PX), conditions, null_condition, _decode, _encode)
 
+    def unused(self) -> dict[str, str]:
+        unused = super().unused() | {"generator.offsets": "for conditions that are embeddings, and these are classes"}
+        if self.generator.kind == "diffusion":
+            unused["generator.rate"] = "for offsets of conditions, and for affine maps"
+            return unused
+        names = [f"denoiser.{item.name}" for item in dataclasses.fields(self.denoiser)]
+        return unused | dict.fromkeys([*names, "data.swapped"], "for generator.kind diffusion, not 'affine'")
+
     def resolved(self) -> Self:
+        first, second = self.denoiser.widths
+        if first < 1 or second < 1 or first % _NORM_GROUPS or second % _HEAD_CHANNELS:
+            raise ValueError(
+                f"denoiser.widths must be a multiple of {_NORM_GROUPS} and one of {_HEAD_CHANNELS}; "
+                f"got {first} and {second}"
+            )
+        for name in ("steps", "batch_size"):
+            _checks.integer(f"denoiser.{name}", getattr(self.denoiser, name), 1)
+        _checks.positive("denoiser.learning_rate", self.denoiser.learning_rate)
+        if min(self.student_widths) < 1:
+            raise ValueError(f"student_widths must be >= 1; got {self.student_widths}")
         recipe = super().resolved()
         recipe.teacher_training()
         if self.teacher.model not in TEACHERS:
@@ -204,8 +227,8 @@ class ConfigDigits(ConfigRecipe):
                 block_out_channels=self.denoiser.widths,
                 down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                 up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-                norm_num_groups=8,
-                attention_head_dim=16,
+                norm_num_groups=_NORM_GROUPS,
+                attention_head_dim=_HEAD_CHANNELS,
                 num_class_embeds=_CLASSES + 1,
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -23,12 +24,10 @@ from hardfast.distill.processes import ALONE
 from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 from hardfast.distill.trainer import Trainer
 from hardfast.recipes.cache import cached
-from hardfast.recipes.config_recipe import METHODS, ConfigData, ConfigRecipe
+from hardfast.recipes.config_recipe import METHODS, MOST_ROUNDS, ConfigData, ConfigRecipe
 from hardfast.recipes.recipe import Results, check_workers, of_each_seed
 
 _MIXES: dict[str, type[Augmentor]] = {"cutmix": CutMix, "mixup": MixUp}
-#: Rounds of one seed never share a start, unless there are more of them than this.
-_MOST_ROUNDS = 1000
 
 
 def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> list[ResultRow]:
@@ -181,6 +180,12 @@ class _Method:
         )
         rate = sum(processes.gather(summary.images_per_second))  # which every process waits for
         kept = store.counts()["kept"]  # of earlier runs too, which the summary leaves out
+        if not kept and processes.first:
+            tqdm.write(
+                f"seed {self.seed} {self.method}: none of the {recipe.generator.count} candidates of round {number} "
+                "was kept, and the training goes on with the images that there are",
+                file=sys.stderr,
+            )
         if kept:
             self.pool.append(_resized(load_generated(path).images, self.data.seen_size))
         self.directory.log(
@@ -250,11 +255,11 @@ def cached_maker(recipe: ConfigRecipe, cache: Path, progress: bool) -> Maker:
 
 
 def _images_seed(seed: int, number: int) -> int:
-    return seed * _MOST_ROUNDS + number
+    return seed * MOST_ROUNDS + number
 
 
 def _training_seed(seed: int, first_step: int) -> int:
-    return seed * (_MOST_ROUNDS + 1) + first_step
+    return seed * (MOST_ROUNDS + 1) + first_step
 
 
 def _train_teacher(

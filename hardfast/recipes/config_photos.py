@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,16 @@ class PhotosGeneratorConfig(GeneratorConfig):
         prompt: for images of a class; ``{}`` is where its words go.
         image_size: side of the images in pixels.
     """
+
+    of_diffusion: ClassVar[tuple[str, ...]] = (
+        *GeneratorConfig.of_diffusion,
+        "source",
+        "variant",
+        "scheduler",
+        "dtype",
+        "attention",
+        "prompt",
+    )
 
     source: str = our_choice("stable-diffusion-v1-5/stable-diffusion-v1-5")
     variant: str | None = our_choice(None)

@@ -17,7 +17,7 @@ from hardfast.data.image_set import ImageSet
 from hardfast.diffusion.cutouts import CutOuts
 from hardfast.diffusion.generate import Maker
 from hardfast.diffusion.guidance import GuidanceSettings
-from hardfast.diffusion.maker import AugmentorMaker, DiffusionMaker, ImageModel, NumberedImages
+from hardfast.diffusion.maker import SEEDS, AugmentorMaker, DiffusionMaker, ImageModel, NumberedImages
 from hardfast.diffusion.memory import Memory
 from hardfast.diffusion.objective import GuidanceObjective
 from hardfast.distill.evaluate import group_accuracies
@@ -25,7 +25,17 @@ from hardfast.distill.objectives import StudentObjective
 from hardfast.distill.run_dir import ResultRow, RunDir
 from hardfast.distill.trainer import TrainerConfig
 from hardfast.ops import _checks
-from hardfast.recipes.recipe import CACHE, Recipe, earlier_code, our_choice, reported, training_config
+from hardfast.recipes.recipe import (
+    CACHE,
+    ExecutionConfig,
+    Recipe,
+    earlier_code,
+    of_other_choices,
+    our_choice,
+    prefixed,
+    reported,
+    training_config,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -43,6 +53,12 @@ METHODS = (
     "student_only",
     "config",
 )
+#: Methods that begin in the middle of a chain, and from which images.
+_STARTS = {"image_to_image": "same_class", "other_class": "other_class"}
+#: Steps of the schedules that the diffusion models were trained with.
+_MOST_CHAIN_STEPS = 1000
+#: Rounds of one seed, whose images have seeds of their own.
+MOST_ROUNDS = 1000
 _GUIDED = {"teacher_only": "teacher", "student_only": "student", "config": "both"}
 
 
@@ -73,6 +89,18 @@ class GeneratorConfig:
         other_class_strength: the same, from an image of another class.
     """
 
+    #: Options that affine maps of real images have no use for.
+    of_diffusion: ClassVar[tuple[str, ...]] = (
+        "steps",
+        "guidance_scale",
+        "memory",
+        "latents_rate",
+        "offsets",
+        "keep_last",
+        "strength",
+        "other_class_strength",
+    )
+
     kind: Literal["diffusion", "affine"] = our_choice("diffusion")
     count: int = our_choice(160)
     group_size: int = our_choice(32)
@@ -94,13 +122,22 @@ class GeneratorConfig:
     strength: float = our_choice(0.5)
     other_class_strength: float = our_choice(0.8)
 
+    def unused(self) -> dict[str, str]:
+        """The options that others leave without effect, and what each is of."""
+        unused = of_other_choices("kind", self.kind, dict.fromkeys(self.of_diffusion, ("diffusion",)))
+        unused |= of_other_choices("form", self.form, {"gamma": ("probability",)})
+        if self.kind == "diffusion" and not self.offsets:
+            unused["rate"] = "for offsets of the conditions, and for affine maps"
+        return unused
+
     def settings(self, image_size: int, seen_size: int, method: str) -> GuidanceSettings:
         """Those of a method's search, for images of one size that the classifiers see at another."""
         _checks.integer("generator.cutouts", self.cutouts, 1)
         _checks.not_negative("generator.cutout_noise", self.cutout_noise)
         if not 0 < self.smallest_cutout <= 1:
             raise ValueError(f"generator.smallest_cutout must be in (0, 1], got {self.smallest_cutout}")
-        objective = GuidanceObjective(self.form, self.gamma, models=_GUIDED.get(method, "both"))
+        gamma = self.gamma if self.form == "probability" else 1.0
+        objective = GuidanceObjective(self.form, gamma, models=_GUIDED.get(method, "both"))
         smallest = max(1, round(self.smallest_cutout * image_size))
         return GuidanceSettings(
             objective,
@@ -160,6 +197,7 @@ class ConfigRecipe(Recipe):
         temperature: of the student's loss.
         clean_weight: weight of the term on real images where there are generated ones.
         generator: how images are made.
+        execution: how networks are run.
         workers: processes among which the seeds are dealt.
     """
 
@@ -180,6 +218,7 @@ class ConfigRecipe(Recipe):
     temperature: float = our_choice(1.0)
     clean_weight: float = our_choice(1.0)
     generator: GeneratorConfig = our_choice(GeneratorConfig())
+    execution: ExecutionConfig = our_choice(ExecutionConfig(channels_last=False))
     workers: int = our_choice(1)
 
     @property
@@ -247,7 +286,7 @@ class ConfigRecipe(Recipe):
             device = next(student.parameters()).device
             augmentor = AffineAugmentor().to(device)
             return AugmentorMaker(student, teacher, data.class_names, **common, augmentor=augmentor)
-        start = {"image_to_image": "same_class", "other_class": "other_class"}.get(method, "noise")
+        start = _STARTS.get(method, "noise")
         strength = self.generator.other_class_strength if start == "other_class" else self.generator.strength
         return DiffusionMaker(
             student, teacher, data.class_names, **common, model=image_model, start=start, strength=strength
@@ -256,18 +295,41 @@ class ConfigRecipe(Recipe):
     def student_training(self, steps: int) -> TrainerConfig:
         """How the student is trained in a phase of so many steps."""
         objective = StudentObjective(self.temperature, self.clean_weight)
-        return training_config(dataclasses.replace(self, steps=steps), student_objective=objective)
+        settings = dataclasses.replace(self, steps=steps)
+        return training_config(settings, student_objective=objective, execution=self.execution.build())
+
+    def unused(self) -> dict[str, str]:
+        return super().unused() | prefixed("generator", self.generator.unused())
 
     def resolved(self) -> Self:
         for method in self.methods:
             if method not in METHODS:
                 raise ValueError(f"methods must be among {list(METHODS)}; got {method!r}")
+            if method in _STARTS and self.generator.kind != "diffusion":
+                raise ValueError(
+                    f"methods must be without {method!r}, a part of a diffusion's chain, where generator.kind is "
+                    f"{self.generator.kind!r}"
+                )
         for name in ("rounds", "round_steps", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
         for name in ("count", "group_size", "steps"):
             if getattr(self.generator, name) < 1:
                 raise ValueError(f"generator.{name} must be >= 1; got {getattr(self.generator, name)}")
+        if self.generator.group_size > self.generator.count:
+            raise ValueError(
+                f"generator.group_size must be at most generator.count, {self.generator.count}; "
+                f"got {self.generator.group_size}"
+            )
+        if self.generator.steps > _MOST_CHAIN_STEPS:
+            raise ValueError(f"generator.steps must be at most {_MOST_CHAIN_STEPS}; got {self.generator.steps}")
+        if self.rounds > MOST_ROUNDS:
+            raise ValueError(f"rounds must be at most {MOST_ROUNDS}; got {self.rounds}")
+        if self.first_seed + self.seeds > SEEDS // MOST_ROUNDS:
+            raise ValueError(
+                f"first_seed and the seeds after it must be below {SEEDS // MOST_ROUNDS}, for images have "
+                f"{MOST_ROUNDS} seeds of each; got {self.seeds} seeds from {self.first_seed}"
+            )
         for name in ("strength", "other_class_strength"):
             if not 0 < getattr(self.generator, name) <= 1:
                 raise ValueError(f"generator.{name} must be in (0, 1]; got {getattr(self.generator, name)}")

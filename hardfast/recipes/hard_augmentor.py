@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from hardfast.models.autoencoder import (
 from hardfast.models.vdvae import VDVAE, VDVAEConfig, load_vdvae
 from hardfast.ops import _checks
 from hardfast.recipes.cache import cached
-from hardfast.recipes.recipe import earlier_code, our_choice, seeded
+from hardfast.recipes.recipe import earlier_code, of_other_choices, our_choice, seeded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,6 +55,19 @@ Family = Literal[
     "latent",
     "vdvae",
 ]
+#: Families that edit the codes of an autoencoder; those of all others are drawn from the mixture that is learned.
+_ENCODED: tuple[Family, ...] = ("latent", "vdvae")
+_DRAWN: tuple[Family, ...] = tuple(family for family in get_args(Family) if family not in _ENCODED)
+#: The families that read an option, of those that not all of them do.
+_USERS: dict[str, tuple[Family, ...]] = {
+    "grid": ("flow", "thin_plate", "affine_flow_color"),
+    "source": _ENCODED,
+    "vdvae": ("vdvae",),
+    "blocks": ("vdvae",),
+    "autoencoder_steps": _ENCODED,
+    **dict.fromkeys(("initial_scale", "learn_mean"), (*_DRAWN, "latent")),
+    **dict.fromkeys(("components", "conditional"), _DRAWN),
+}
 _VDVAES = {"cifar10": VDVAEConfig.CIFAR10, "imagenet32": VDVAEConfig.IMAGENET32, "imagenet64": VDVAEConfig.IMAGENET64}
 #: Images of the training set in whose spread an autoencoder's augmentor describes what it learned, and pixels of these
 #: in all, which bound the memory of encoding them.
@@ -111,16 +124,26 @@ class AugmentorConfig:
         """Makes the objective."""
         return AugmentorObjective(temperature, self.teacher_weight, self.student_weight, self.form, divergence)
 
+    def unused(self) -> dict[str, str]:
+        """The options that the family does not read, and what each is of."""
+        unused = of_other_choices("family", self.family, _USERS)
+        if self.family == "vdvae" and not self.source:
+            unused["vdvae"] = "of a released checkpoint, which source names"
+        if self.source:
+            unused.setdefault("autoencoder_steps", "of a network that is trained here, not of one from source")
+        return unused
+
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raises ``ValueError`` for values that no augmentor can be made of; networks and data are not looked at."""
         _checks.integer("autoencoder_steps", self.autoencoder_steps, 1)
         for name, value in {"components": self.components, "grid": max(self.grid, default=0)}.items():
             if value > _MOST:
                 raise ValueError(f"augmentor.{name} must be at most {_MOST}; got {value}")
-        if self.family not in ("latent", "vdvae"):
+        if self.family not in _ENCODED:
             self._make(image_shape)
             return
-        _checks.positive("initial_scale", self.initial_scale)
+        if self.family == "latent":
+            _checks.positive("initial_scale", self.initial_scale)
         height, width = image_shape[1:]
         if self.family == "vdvae" and self.source:
             side = _VDVAES[self.vdvae].image_size
@@ -137,6 +160,17 @@ class AugmentorConfig:
                     f"the small one that would be trained here is for {_SMALL_VDVAE_SIDE} px (vdvae) or up to "
                     f"{_SMALL_SIDE} px (latent)"
                 )
+        if self.family == "vdvae":
+            self._check_blocks(image_shape[0])
+
+    def _check_blocks(self, channels: int) -> None:
+        config = _VDVAES[self.vdvae] if self.source else small_vdvae(channels).config
+        first, end = self.blocks
+        if any(self.blocks) and not 0 <= first < end <= len(config.decoder):
+            raise ValueError(
+                f"augmentor.blocks must be the first block, >= 0, and one after it, up to {len(config.decoder)}; "
+                f"got {first} and {end}"
+            )
 
     def build(
         self, images: ImageSet, image_shape: tuple[int, int, int], cache: Path, device: torch.device, progress: bool
@@ -154,7 +188,7 @@ class AugmentorConfig:
             FileNotFoundError: ``source`` is not there.
             ValueError: there is none, and the images that a small one would be trained on are not in memory.
         """
-        if self.family not in ("latent", "vdvae"):
+        if self.family not in _ENCODED:
             return self._constrained(self._make(image_shape)).to(device)
         count = min(_REFERENCES, _REFERENCE_PIXELS // (image_shape[1] * image_shape[2]), len(images))
         index = torch.arange(max(count, 2))

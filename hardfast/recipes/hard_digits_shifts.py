@@ -11,7 +11,7 @@ from hardfast.data.digit_shifts import RandomShifts, digit_shifts, load_rgb_digi
 from hardfast.distill.trainer import Transform
 from hardfast.recipes.hard_augmentor import AugmentorConfig, Family
 from hardfast.recipes.hard_recipe import ExperimentData, HardAugmentorRecipe, HardRecipe, HardTeacherConfig
-from hardfast.recipes.recipe import our_choice
+from hardfast.recipes.recipe import our_choice, prefixed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -105,6 +105,9 @@ class DigitShiftsRecipe(HardRecipe):
     def teacher_transform(self) -> Transform:
         return RandomShifts(digit_shifts())
 
+    def unused(self) -> dict[str, str]:
+        return super().unused() | {"teacher.augmentation": "for other data: this teacher is trained under every shift"}
+
 
 @dataclass(frozen=True)
 class HardDigitsFamilies(DigitShiftsRecipe):
@@ -124,6 +127,22 @@ class HardDigitsFamilies(DigitShiftsRecipe):
     def augmentor_of(self, method: str) -> AugmentorConfig | None:
         return getattr(self.augmentors, method) if method in FAMILIES else None
 
+    def unused(self) -> dict[str, str]:
+        unused = super().unused() | dict.fromkeys(
+            ("flip", "policy"), "for fixed augmentations, which are no methods here"
+        )
+        for family in FAMILIES:
+            unused |= prefixed(f"augmentors.{family}", getattr(self.augmentors, family).unused())
+        return unused
+
+    def resolved(self) -> Self:
+        for family in FAMILIES:
+            try:
+                getattr(self.augmentors, family).check(self.image_shape)
+            except ValueError as error:
+                raise ValueError(f"augmentors.{family}: {error}") from error
+        return super().resolved()
+
     def shrunk(self) -> Self:
         augmentors = {family: getattr(self.augmentors, family).shrunk() for family in FAMILIES}
         return dataclasses.replace(super().shrunk(), augmentors=FamiliesConfig(**augmentors))
@@ -132,6 +151,12 @@ class HardDigitsFamilies(DigitShiftsRecipe):
 @dataclass(frozen=True)
 class _OneFamily(DigitShiftsRecipe, HardAugmentorRecipe):
     methods: tuple[str, ...] = our_choice(("distillation", "random_augmentor", "hard"))
+
+    def resolved(self) -> Self:
+        own = type(self)().augmentor.family
+        if self.augmentor.family != own:
+            raise ValueError(f"augmentor.family must stay {own!r} in {self.name}; got {self.augmentor.family!r}")
+        return super().resolved()
 
 
 @dataclass(frozen=True)

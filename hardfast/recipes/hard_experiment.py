@@ -85,13 +85,28 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
 
 
 def _look_for_files(recipe: HardRecipe, data: ExperimentData, cache: Path, device: torch.device) -> None:
-    """Loads all weights that come from files, so that what is missing is missed before anything is trained."""
-    recipe.make_teacher(recipe.first_seed)
-    recipe.make_student(recipe.first_seed)
+    """Loads all weights that come from files and tries the networks: before anything is trained, what is missing is
+    missed, and what does not fit is told."""
+    teacher, student = recipe.make_teacher(recipe.first_seed), recipe.make_student(recipe.first_seed)
+    _try("student", student, recipe.image_shape, recipe.batch_size, training=True)
+    _try("teacher.model", teacher, recipe.image_shape, recipe.teacher.batch_size, training=not recipe.teacher.weights)
     for method in recipe.methods:
         config = recipe.augmentor_of(method)
         if config is not None and config.source:
             config.build(data.train, recipe.image_shape, cache, device, progress=False)
+
+
+def _try(name: str, network: nn.Module, shape: tuple[int, int, int], batch_size: int, *, training: bool) -> None:
+    """Shows blank images to a network that is thrown away afterwards, and raises ``ValueError`` if it does not take
+    them."""
+    blank = torch.zeros(min(batch_size, 2), *shape)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network.train(training)(blank)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise ValueError(
+            f"{name} must be a network that takes images {list(shape)} in batches of {batch_size}; got: {error}"
+        ) from error
 
 
 def _elsewhere(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool, seed: int) -> list[Tested]:

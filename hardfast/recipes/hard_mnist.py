@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hardfast.data.mnist import load_mnist, load_mnist_c
 from hardfast.data.shifts import ShiftedSet
+from hardfast.ops import _checks
 from hardfast.recipes.hard_recipe import ExperimentData, HardAugmentorRecipe, HardTeacherConfig
 from hardfast.recipes.recipe import Published, earlier_code, our_choice
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _SOURCE = "the authors' public code of earlier work, one seed"
 
@@ -90,6 +94,10 @@ class HardMnistMlp(HardAugmentorRecipe):
     temperature: float = earlier_code(5.0)
     teacher: MnistMlpTeacher = our_choice(MnistMlpTeacher())
     data: MnistConfig = our_choice(MnistConfig())
+
+    def resolved(self) -> Self:
+        _checks.integer("data.shift_images", self.data.shift_images, 1)
+        return super().resolved()
 
     def load(self) -> ExperimentData:
         config = self.data

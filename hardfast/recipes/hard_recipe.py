@@ -27,7 +27,9 @@ from hardfast.recipes.recipe import (
     Recipe,
     TeacherConfig,
     earlier_code,
+    of_other_choices,
     our_choice,
+    prefixed,
     seeded,
     training_config,
 )
@@ -93,6 +95,28 @@ class AlternationConfig:
     lower: float = our_choice(0.2)
     upper: float = our_choice(0.5)
     max_augmentor_steps: int = our_choice(5)
+
+    def unused(self) -> dict[str, str]:
+        """The options that the kind does not read, and what each is of."""
+        return of_other_choices(
+            "kind",
+            self.kind,
+            {
+                "student_steps": ("fixed_ratio",),
+                "augmentor_steps": ("budget",),
+                **dict.fromkeys(("lower", "upper", "max_augmentor_steps"), ("thresholds",)),
+            },
+        )
+
+    def check(self, steps: int) -> None:
+        """Raises ``ValueError`` where the augmentor would never learn in so many student steps."""
+        if self.kind == "fixed_ratio" and self.student_steps >= steps:
+            raise ValueError(
+                f"alternation.student_steps must be below the {steps} steps, or no augmentor learns; "
+                f"got {self.student_steps}"
+            )
+        if self.kind == "thresholds" and self.lower == 0:
+            raise ValueError("alternation.lower must be above 0, for no disagreement is below that; got 0.0")
 
     def build(self, steps: int) -> Alternation:
         """Makes the schedule of a training of so many student steps."""
@@ -218,6 +242,14 @@ class HardRecipe(Recipe):
         """The augmentor that a method learns, or of whose initial distribution it draws; None for other methods."""
         raise NotImplementedError
 
+    def unused(self) -> dict[str, str]:
+        unused = super().unused() | prefixed("alternation", self.alternation.unused())
+        if self.teacher.weights:
+            trained = [item.name for item in dataclasses.fields(self.teacher) if item.name not in ("model", "weights")]
+            of = "of a teacher that is trained here, not of one with teacher.weights"
+            unused |= prefixed("teacher", dict.fromkeys(trained, of))
+        return unused
+
     def resolved(self) -> Self:
         for name, model in {"student": self.student, "teacher.model": self.teacher.model}.items():
             (check_timm_network if self.timm_only else check_network)(name, model)
@@ -230,6 +262,9 @@ class HardRecipe(Recipe):
             )
         if self.workers < 1:
             raise ValueError(f"workers must be >= 1; got {self.workers}")
+        learned = [method for method in self.methods if method != "random_augmentor" and self.augmentor_of(method)]
+        if learned and not self.smoke:
+            self.alternation.check(self.steps)
         recipe = super().resolved()
         recipe.teacher_training()
         recipe.student_training("distillation")
@@ -286,6 +321,9 @@ class HardAugmentorRecipe(HardRecipe):
 
     def augmentor_of(self, method: str) -> AugmentorConfig | None:
         return self.augmentor if method in ("hard", "random_augmentor") else None
+
+    def unused(self) -> dict[str, str]:
+        return super().unused() | prefixed("augmentor", self.augmentor.unused())
 
     def resolved(self) -> Self:
         self.augmentor.check(self.image_shape)

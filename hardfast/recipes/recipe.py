@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 #: Networks that are trained once, for several runs.
 CACHE = Path("runs", "cache")
+_MOST_THREADS = 1024
 _Result = TypeVar("_Result")
 #: One value a seed, by (method, split, metric).
 Results = dict[tuple[str, str, str], list[float]]
@@ -148,15 +149,28 @@ class Recipe:
         """Returns the recipe that is run: this one, or with ``smoke`` a small one.
 
         Raises:
-            ValueError: a value is out of its range; everything but the data is checked, before anything is trained.
+            ValueError: a value is out of its range, or chosen where it has no effect; everything but the data is
+                checked, before anything is trained.
         """
-        for name, value, _ in _leaves(self, type(self)()):
+        unused = self.unused()
+        for name, value, source in _leaves(self, type(self)()):
             _check_value(name, value)
+            if name in unused and source == "overridden":
+                raise ValueError(f"{name} has no effect here: it is {unused[name]}; leave it out, got {value!r}")
         if self.seeds < 1 or self.first_seed < 0:
             raise ValueError(f"seeds must be >= 1 and first_seed >= 0; got {self.seeds} and {self.first_seed}")
-        if self.threads < 0:
-            raise ValueError(f"threads must be >= 1, or 0 for PyTorch's own choice; got {self.threads}")
+        if not 0 <= self.threads <= _MOST_THREADS:
+            raise ValueError(
+                f"threads must be from 1 to {_MOST_THREADS}, or 0 for PyTorch's own choice; got {self.threads}"
+            )
         return self.shrunk() if self.smoke else self
+
+    def unused(self) -> dict[str, str]:
+        """The fields that other fields leave without effect, nested ones with dots, and what each is of.
+
+        Those that only some methods read are not among them: which methods run is changed from run to run.
+        """
+        return {}
 
     def shrunk(self) -> Self:
         """Returns the recipe that ``smoke`` stands for."""
@@ -288,6 +302,26 @@ def _unless_stopped(function: Callable[[int], _Result], seed: int) -> _Result:
     except Interrupted:
         sys.stdout.flush()
         os._exit(0)  # or the pool would give this process the next seed
+
+
+def of_other_choices(field: str, choice: str, users: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What :meth:`Recipe.unused` says of options that not every choice of one field reads.
+
+    Args:
+        field: that chooses, such as ``augmentor.family``.
+        choice: its value.
+        users: by the name of an option, the choices that read it.
+    """
+    return {
+        name: f"for {field} {', '.join(choices)}, not {choice!r}"
+        for name, choices in users.items()
+        if choice not in choices
+    }
+
+
+def prefixed(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
+    """With ``prefix`` and a dot before each name."""
+    return {f"{prefix}.{name}": value for name, value in names.items()}
 
 
 def _leaves(config: Any, defaults: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
