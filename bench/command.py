@@ -20,6 +20,7 @@ from .results import Result
 
 QUICK_ROUNDS = 5
 INTERRUPTED = 130
+_MOST_THREADS = 1024
 
 
 def run(
@@ -63,8 +64,9 @@ def run(
     if device == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that PyTorch can use: `make bench` measures the CPU", file=sys.stderr)
         return 1
-    if rounds < 2 or threads < 1:
-        print(f"--rounds must be at least 2 and --threads at least 1, got {rounds} and {threads}", file=sys.stderr)
+    if rounds < 2 or not 1 <= threads <= _MOST_THREADS:
+        accepted = f"--rounds must be at least 2 and --threads from 1 to {_MOST_THREADS}"
+        print(f"{accepted}, got {rounds} and {threads}", file=sys.stderr)
         return 2
     packages.set_threads(threads)
     _leave_out_warnings()

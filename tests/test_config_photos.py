@@ -235,6 +235,10 @@ def test_bad_values_are_refused_before_anything_is_loaded(tmp_path, models):
     refused(r"generator\.scheduler must be one of", {"scheduler": "ddpm"})
     refused(r"generator\.keep_last must be at most generator\.steps, 3; got 4", {"keep_last": 4})
     refused(r"generator\.image_size must be an integer of at least 1", {"image_size": 0})
+    refused(r"generator\.prompt must have \{\} where the words of the class go", {"prompt": "a photograph"})
+    refused(r"teacher_prompts must have \{\}", teacher_prompts=())
+    with pytest.raises(ValueError, match="student must be a model of timm"):
+        dataclasses.replace(get_recipe("config-celeba"), student="resnet_of_nobody").resolved()
 
 
 def test_class_words_must_be_as_many_as_classes(tmp_path, models):

@@ -343,6 +343,7 @@ def test_thresholds_run_end_to_end(tmp_path):
         ({"smoke": False, "alternation": AlternationConfig(student_steps=3500)}, "or no augmentor learns; got 3500"),
         ({"smoke": False, "alternation": AlternationConfig("thresholds", lower=0.0)}, "lower must be above 0"),
         ({"augmentor": AugmentorConfig(teacher_weight=0.0, student_weight=0.0)}, "must be above 0; got 0 for both"),
+        ({"augmentor": AugmentorConfig("flow", grid=(40, 40))}, "grid must have at most 1024 control points; got"),
         ({"augmentor": AugmentorConfig("vdvae", blocks=(7, 5))}, "up to 9; got 7 and 5"),
         ({"augmentor": AugmentorConfig("vdvae", blocks=(2, 10))}, "up to 9; got 2 and 10"),
         ({"student": "resnet18_cifar"}, r"student must be a network that takes images \[1, 28, 28\] in batches of 16"),
@@ -398,6 +399,13 @@ def test_an_option_that_a_recipe_sets_by_itself_stays_with_another_choice():
 def test_every_recipe_is_accepted_and_names_fields_that_it_has(name):
     recipe = get_recipe(name).resolved()
     assert recipe.unused().keys() <= recipe.describe()["fields"].keys()
+
+
+def test_a_student_of_its_teachers_architecture_begins_elsewhere():
+    recipe = changed(get_recipe("hard-digits"), {"student": "cnn", "teacher.model": "cnn"})
+    weights = [next(network.parameters()) for network in (recipe.make_teacher(1), recipe.make_student(1))]
+    assert not torch.equal(*weights)
+    assert torch.equal(weights[0], next(recipe.make_teacher(1).parameters()))
 
 
 def test_another_family_in_a_recipe_of_one_is_refused():

@@ -17,6 +17,7 @@ from hardfast.data.image_files import ChosenImages, ImageFiles
 from hardfast.diffusion.maker import ImageModel
 from hardfast.diffusion.stable_diffusion import SCHEDULERS, load_stable_diffusion
 from hardfast.models import create_timm_model, fill_templates, load_zero_shot_clip
+from hardfast.models.networks import check_timm_network
 from hardfast.ops import _checks
 from hardfast.recipes.config_recipe import ConfigData, ConfigRecipe, GeneratorConfig
 from hardfast.recipes.recipe import earlier_code, our_choice, seeded
@@ -163,12 +164,17 @@ class ConfigPhotos(ConfigRecipe):
 
     def resolved(self) -> Self:
         recipe = super().resolved()
-        for name, size in (("seen_size", recipe.seen_size), ("generator.image_size", recipe.generator.image_size)):
+        generator = recipe.generator
+        for name, size in (("seen_size", recipe.seen_size), ("generator.image_size", generator.image_size)):
             _checks.integer(name, size, 1)
         _checks.integer("data.images_of_each", recipe.data.images_of_each, 0)
         _checks.integer("data.threads", recipe.data.threads, 1)
-        _checks.one_of("generator.scheduler", recipe.generator.scheduler, SCHEDULERS)
-        for name, dtype in (("teacher_dtype", recipe.teacher_dtype), ("generator.dtype", recipe.generator.dtype)):
+        _checks.one_of("generator.scheduler", generator.scheduler, SCHEDULERS)
+        check_timm_network("student", recipe.student)
+        for name, prompts in (("teacher_prompts", recipe.teacher_prompts), ("generator.prompt", (generator.prompt,))):
+            if not prompts or not all("{}" in prompt for prompt in prompts):
+                raise ValueError(f"{name} must have {{}} where the words of the class go; got {prompts}")
+        for name, dtype in (("teacher_dtype", recipe.teacher_dtype), ("generator.dtype", generator.dtype)):
             _checks.one_of(name, dtype, _DTYPES)
         return recipe
 

@@ -74,7 +74,7 @@ _VDVAES = {"cifar10": VDVAEConfig.CIFAR10, "imagenet32": VDVAEConfig.IMAGENET32,
 _REFERENCES, _REFERENCE_PIXELS = 256, 2**20
 #: Sides of the images that the small autoencoders are made for: up to, of the plain one; exactly, of the very deep one.
 _SMALL_SIDE, _SMALL_VDVAE_SIDE = 64, 28
-#: Gaussians, and rows and columns of control points: more would be made in memory before anything is trained.
+#: Gaussians, and control points, whose covariance is learned: more would be made in memory before anything is trained.
 _MOST = 1024
 
 
@@ -136,9 +136,10 @@ class AugmentorConfig:
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raises ``ValueError`` for values that no augmentor can be made of; networks and data are not looked at."""
         _checks.integer("autoencoder_steps", self.autoencoder_steps, 1)
-        for name, value in {"components": self.components, "grid": max(self.grid, default=0)}.items():
-            if value > _MOST:
-                raise ValueError(f"augmentor.{name} must be at most {_MOST}; got {value}")
+        if self.components > _MOST:
+            raise ValueError(f"augmentor.components must be at most {_MOST}; got {self.components}")
+        if math.prod(self.grid) > _MOST:
+            raise ValueError(f"augmentor.grid must have at most {_MOST} control points; got {self.grid}")
         if self.family not in _ENCODED:
             self._make(image_shape)
             return

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 #: Fixed augmentations, each of which is a method.
 LABEL_PRESERVING = ("none", "crop_flip", "rand_augment", "auto_augment", "trivial_augment", "augmix")
 FIXED = (*LABEL_PRESERVING[1:], "mixup", "cutmix")
+#: From here on, the seeds of the weights of teachers whose students have their architecture.
+_TEACHER_SEEDS = 2**31
 #: All methods beside the teacher, in the order in which they are run.
 METHODS = ("student", "distillation", *FIXED, "random_augmentor", "hard")
 
@@ -220,7 +222,9 @@ class HardRecipe(Recipe):
         return hard_experiment.run(self, run_dir, CACHE, progress)
 
     def make_teacher(self, seed: int) -> nn.Module:
-        """Makes the teacher, with its weights if it has some."""
+        """Makes the teacher, with its weights if it has some; otherwise it begins unlike every student."""
+        if self.teacher.model == self.student:
+            seed += _TEACHER_SEEDS
         return self._make(self.teacher.model, self.teacher.weights, seed, new_head=False)
 
     def make_student(self, seed: int) -> nn.Module:
