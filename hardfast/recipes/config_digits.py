@@ -94,6 +94,7 @@ class DigitsGeneratorConfig(GeneratorConfig):
     form: Literal["probability", "log", "logit", "kl"] = our_choice("log")
     offsets: bool = our_choice(False)
     keep_last: int = our_choice(1)
+    gamma: float = our_choice(1.0)
     cutouts: int = our_choice(1)
     smallest_cutout: float = our_choice(1.0)
     cutout_noise: float = our_choice(0.0)
