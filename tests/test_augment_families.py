@@ -373,3 +373,18 @@ def test_colour_is_clamped_only_where_asked():
 def test_bad_arguments_raise(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("build", [lambda: ColorAugmentor(), lambda: MixAugmentor()])
+def test_bytes_are_rounded_and_saturate_and_have_no_gradients(build):
+    """As those of the warps: up to half a level as images in [0, 1] are changed."""
+    levels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    augmentor = build()
+    with pytest.raises(TypeError, match="images must have a floating dtype where gradients are asked for, got uint8"):
+        augmentor(levels)
+    draw = lambda images: augmentor(images, torch.Generator().manual_seed(1))  # noqa: E731
+    with torch.no_grad():
+        changed, expected = draw(levels), 255 * draw(levels.double() / 255).clamp(0, 1)
+    assert changed.dtype == torch.uint8
+    assert not torch.equal(changed, levels)
+    torch.testing.assert_close(changed.double(), expected, rtol=0, atol=0.51)

@@ -389,3 +389,9 @@ X, W, LOGITS = torch.zeros(4, 3), torch.zeros(10, 3), torch.zeros(4, 10)
 def test_errors_name_the_argument(error, match, args, kwargs):
     with pytest.raises(error, match=match):
         linear_kl_disagreement(*args, **kwargs)
+
+
+def test_shapes_alone_are_enough_on_the_meta_device():
+    inputs = [torch.empty(shape, device="meta") for shape in ((4, 8), (10, 8), (4, 6), (10, 6))]
+    assert linear_kl_disagreement(*inputs, reduction="none").shape == (4,)
+    assert linear_kl_disagreement(*inputs).is_meta

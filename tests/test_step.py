@@ -217,6 +217,27 @@ def test_student_step_changes_the_student_only(setup):
     assert student.training
 
 
+def test_an_augmentor_that_has_diverged_is_told(setup):
+    student, teacher, augmentor, images = setup
+    with torch.no_grad():
+        next(augmentor.parameters()).fill_(torch.nan)
+    optimizer = torch.optim.SGD([*student.parameters(), *augmentor.parameters()], lr=0.1)
+    with pytest.raises(FloatingPointError, match=r"the augmentor has diverged: theta must be finite, got .* learning"):
+        augmentor_step(augmentor, student, teacher, images, optimizer, AugmentorObjective(T))
+    with pytest.raises(FloatingPointError, match="the augmentor has diverged"):
+        student_step(student, teacher, images, optimizer, StudentObjective(T), augmentor=augmentor)
+
+
+def test_no_images_are_no_error(setup):
+    """An empty mean is NaN, and moves nothing."""
+    student, teacher, augmentor, images = setup
+    before = [value.clone() for value in student.parameters()]
+    optimizer = torch.optim.SGD(student.eval().parameters(), lr=0.1)
+    taken = student_step(student, teacher, images[:0], optimizer, StudentObjective(T), augmentor=augmentor)
+    assert taken.loss.isnan()
+    assert all(torch.equal(old, value) for old, value in zip(before, student.parameters(), strict=True))
+
+
 def test_student_step_against_plain_pytorch(setup):
     student, teacher, augmentor, images = setup
     student.eval()

@@ -10,8 +10,8 @@ from torch import Tensor
 from hardfast.augment.augmentor import MeanStd
 from hardfast.augment.distribution import GaussianAugmentor
 from hardfast.ops import _checks
-from hardfast.ops._warp import colored, height_width
-from hardfast.reference._sampling import compute_dtype
+from hardfast.ops._warp import colored, height_width, refuse_gradients_of_bytes
+from hardfast.reference._sampling import compute_dtype, to_pixel_dtype
 
 MODES = ("full", "diagonal", "grey")
 
@@ -80,7 +80,12 @@ class ColorAugmentor(GaussianAugmentor):
             raise ValueError(f"images must have in_channels = {color.shape[1]} channels, got {list(images.shape)}")
         # Half precision would quantise the map; the images keep their own dtype in any case.
         with torch.autocast(images.device.type, enabled=False):
-            mapped = colored(images.to(dtype), color.to(dtype)).to(images.dtype)
+            color = color.to(dtype)
+            if images.dtype == torch.uint8:
+                refuse_gradients_of_bytes("images", images, [color])
+                color = torch.cat([color[..., :-1], 255 * color[..., -1:]], -1)  # offsets in units of the full range
+                return to_pixel_dtype(colored(images.to(dtype), color), images.dtype)
+            mapped = colored(images.to(dtype), color).to(images.dtype)
         return mapped.clamp(0, 1) if self.clamp else mapped
 
     @torch.no_grad()

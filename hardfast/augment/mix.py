@@ -14,7 +14,8 @@ from torch import Tensor
 from hardfast.augment.augmentor import Augmentor, MeanStd
 from hardfast.augment.distribution import GaussianAugmentor
 from hardfast.ops import _checks
-from hardfast.ops._warp import height_width
+from hardfast.ops._warp import height_width, refuse_gradients_of_bytes
+from hardfast.reference._sampling import compute_dtype, to_pixel_dtype
 
 #: Draws from which a learned mix is described, always the same.
 DESCRIBED_DRAWS = 4096
@@ -32,7 +33,10 @@ class _Mix(Augmentor):
     def render(self, images: Tensor, variables: Mapping[str, Tensor]) -> Tensor:
         """``kept * image + (1 - kept) * partner``."""
         kept = self.kept(variables, images.shape[2:])
-        return images[variables["partner"]].lerp(images, kept.to(images.dtype))
+        refuse_gradients_of_bytes("images", images, [kept])
+        pixels = images.to(compute_dtype(images)) if images.dtype == torch.uint8 else images
+        mixed = pixels[variables["partner"]].lerp(pixels, kept.to(pixels.dtype))
+        return to_pixel_dtype(mixed, images.dtype)
 
 
 class MixAugmentor(_Mix, GaussianAugmentor):

@@ -15,6 +15,7 @@ from hardfast.distill.finite_steps import FiniteSteps
 from hardfast.distill.objectives import AugmentorObjective, StudentObjective, StudentTerms
 from hardfast.distill.processes import ALONE
 from hardfast.distill.shard import Shard
+from hardfast.ops._checks import NotFiniteError
 
 _WHOLE = Shard(ALONE, 1)  # whatever the batch's size is: means over it are those over this process's part
 
@@ -86,7 +87,7 @@ def student_step(
             teacher_clean = teacher(images)
         if augmentor is not None:
             with held_constant(augmentor):
-                augmented = augmentor(images, generator)
+                augmented = _augmented(augmentor, images, generator)
             teacher_augmented = teacher(augmented)
     if generated is not None:
         others, teacher_others = generated
@@ -95,7 +96,7 @@ def student_step(
         terms = objective(student_others, teacher_others)
         terms = StudentTerms(terms.loss + objective.clean_weight * clean.loss, terms.disagreement)
     elif augmentor is not None:
-        student_augmented, student_clean = student(torch.cat([augmented, images])).split(len(images))
+        student_augmented, student_clean = student(torch.cat([augmented, images])).split([len(augmented), len(images)])
         terms = objective(student_clean, teacher_clean, student_augmented, teacher_augmented)
     else:
         terms = objective(student(images), teacher_clean)
@@ -140,13 +141,23 @@ def augmentor_step(
         if teacher_clean is None:
             with torch.no_grad():
                 teacher_clean = teacher(images)
-        augmented = augmentor(images, generator)
+        augmented = _augmented(augmentor, images, generator)
         teacher_augmented = teacher(augmented)
         # Its loss may be no mean of the parts' losses, so that the divergences must be those of the batch before.
         mean = None if shard is None or shard.processes.alone else shard.mean
         terms = objective(student(augmented), teacher_augmented, teacher_clean, mean)
         loss, disagreement, consistency = _descend(terms, optimizer, finite, _WHOLE)
     return AugmentorStep(loss, disagreement, consistency, augmented.detach(), teacher_augmented.detach())
+
+
+def _augmented(augmentor: nn.Module, images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Images of an augmentor, of which a diverged one has none."""
+    try:
+        return augmentor(images, generator)
+    except NotFiniteError as error:
+        raise FloatingPointError(
+            f"the augmentor has diverged: {error}. Lower its learning rate or its initial scale"
+        ) from error
 
 
 def supervised_step(

@@ -98,8 +98,12 @@ def inspectable(value: Tensor) -> bool:
     return value.is_cpu and not torch.compiler.is_compiling() and not transforms_active()
 
 
+class NotFiniteError(ValueError, FloatingPointError):
+    """A tensor has NaN or infinity."""
+
+
 def finite(name: str, value: Tensor, at_most: int | None = None) -> None:
-    """Raises on NaN and infinity in a CPU tensor, unless it has more than ``at_most`` numbers.
+    """Raises :class:`NotFiniteError` on NaN and infinity in a CPU tensor, unless it has more than ``at_most`` numbers.
 
     Elsewhere the check would cost a device synchronisation or break a traced graph: there a kernel gives such
     values a defined meaning instead.
@@ -107,5 +111,9 @@ def finite(name: str, value: Tensor, at_most: int | None = None) -> None:
     if not inspectable(value) or (at_most is not None and value.numel() > at_most):
         return
     with torch._C._AutoDispatchBelowAutograd():  # a truth has no gradient, and detach() would take a third of the time
-        if not _are_finite(value):
-            raise ValueError(f"{name} must be finite, got NaN or infinity in {value.detach()}")
+        if _are_finite(value):
+            return
+    places = value.detach().isfinite().logical_not().nonzero()
+    first = places[0].tolist()
+    more = f", and {len(places) - 1} more such" if len(places) > 1 else ""
+    raise NotFiniteError(f"{name} must be finite, got {float(value.detach()[tuple(first)])} at {first}{more}")

@@ -74,8 +74,7 @@ def warp_image(
     fill = _fill_values(sampling.fill, image)
     color = _color_maps(sampling.color, image)
     check_batches({"image": image, **parameters, "fill": fill, "color": color})
-    if image.dtype == torch.uint8:
-        _refuse_gradients_of_bytes([*parameters.values(), fill, color])
+    refuse_gradients_of_bytes("image", image, [*parameters.values(), fill, color])
     dtype = compute_dtype(image)
     inputs = [value if value.dtype == dtype else value.to(dtype) for value in parameters.values()]
     rules = (out_size, samples, sampling.mode, sampling.padding_mode, align_corners, *options)
@@ -164,11 +163,14 @@ def check_batches(tensors: Mapping[str, Tensor | None]) -> None:
         batch = length
 
 
-def _refuse_gradients_of_bytes(inputs: Sequence[Tensor | None]) -> None:
-    if torch.is_grad_enabled() and any(value is not None and value.requires_grad for value in inputs):
+def refuse_gradients_of_bytes(name: str, image: Tensor, inputs: Sequence[Tensor | None]) -> None:
+    """Raises ``TypeError`` where gradients to ``inputs`` would run through pixels that are rounded to bytes."""
+    if image.dtype != torch.uint8 or not torch.is_grad_enabled():
+        return
+    if any(value is not None and value.requires_grad for value in inputs):
         raise TypeError(
-            "image must have a floating dtype where gradients are asked for, got uint8: its warp is rounded "
-            "(convert the image, or use torch.no_grad())"
+            f"{name} must have a floating dtype where gradients are asked for, got uint8, to which pixels are rounded "
+            f"(convert {name}, or use torch.no_grad())"
         )
 
 

@@ -166,7 +166,8 @@ def _check_head(
     for name, tensor in tensors.items():
         if tensor is not None and tensor.device != device:
             raise ValueError(f"{side}_{name} must be on the device of student_features, {device}, got {tensor.device}")
-    if weight is not None and torch.is_autocast_enabled(device.type):
+    autocasts = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    if weight is not None and autocasts:
         dtype = torch.get_autocast_dtype(device.type)
         return [t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors.values()]
     for name, tensor in tensors.items():
