@@ -199,11 +199,12 @@ def _load_networks(
                 f"methods that have it: {', '.join(there) or 'none'}"
             )
     students = {key.method for key in found} - {_TEACHER}
-    if weights != "last" and students.isdisjoint(there):
+    if weights != "last" and students.isdisjoint(key.method for key in files):
         raise FileNotFoundError(f"{run} has no METHOD/seed-N/{weights}.safetensors of a student: try other --weights")
     if not there:
         raise FileNotFoundError(
-            f"{run} has no METHOD/seed-N/{weights}.safetensors; has anything been trained to its end?"
+            f"{run} has no METHOD/seed-N/{weights}.safetensors of a training that has ended; has any student been "
+            "trained to its end?"
         )
     chosen = {key: path for key, path in sorted(files.items()) if not methods or key.method in (*methods, _TEACHER)}
     networks = {key: _load_network(recipe, key, path).to(device) for key, path in chosen.items() if key in trained}

@@ -59,7 +59,8 @@ def run(recipe: GeneratingRecipe, count: int, out: Path | None, format: str, cac
         first = rank == 0
         _checks.integer("count", count, 1)
         recipe = recipe.resolved()
-        fields = {name: entry["value"] for name, entry in recipe.describe()["fields"].items()}
+        told = recipe.describe()["fields"].items()
+        fields = {name: entry["value"] for name, entry in told if not name.startswith("execution.")}
         path = out or Path("generated") / recipe.name
         store = ImageStore(path, format, recipe=recipe.name, fields=fields)
         store.check(count=count, group_size=recipe.group_size)  # before anything is trained
@@ -67,7 +68,7 @@ def run(recipe: GeneratingRecipe, count: int, out: Path | None, format: str, cac
             print(f"{recipe.name}: {count:,} candidates, writing to {path}", flush=True)
         maker = recipe.maker(cache, first)
         store.check(count=count, group_size=recipe.group_size, class_names=tuple(maker.class_names))
-    except (ValueError, OSError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
         raise GenerationError(error) from error
     try:
         summary = generate_images(

@@ -92,7 +92,7 @@ def test_what_is_still_trained_is_left_out_and_told(run, capsys):
     assert "or its training has not ended" in failed(capsys, str(run), "--sets", "test", "--methods", "hard")
     for path in run.glob("*/seed-*/tested.json"):
         path.unlink()
-    assert "trained to its end?" in failed(capsys, str(run), "--sets", "test")
+    assert "has any student been trained to its end?" in failed(capsys, str(run), "--sets", "test")
 
 
 def test_a_further_call_replaces_its_rows_and_keeps_the_others(run, capsys):

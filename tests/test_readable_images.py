@@ -44,6 +44,15 @@ def test_the_next_of_the_label_stands_in_also_later(tmp_path):
     assert torch.equal(images.labels, LABELS)
 
 
+def test_what_stands_in_may_be_lost_too(tmp_path):
+    images = ReadableImages(files(tmp_path), 0.5)
+    for gone, expected in (("00", 2), ("02", 4), ("04", 6)):
+        (tmp_path / f"{gone}.png").unlink()
+        assert greys(images.load(torch.tensor([0, 1, 2]))) == [expected, 1, max(expected, 2)]
+        assert images.shown(torch.tensor([0, 1, 2])).tolist() == [expected, 1, max(expected, 2)]
+    assert len(images.unreadable) == 3
+
+
 class TellsGrey(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         grey = images.mean((1, 2, 3))

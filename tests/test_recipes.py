@@ -395,10 +395,20 @@ def test_an_option_that_a_recipe_sets_by_itself_stays_with_another_choice():
     assert recipe.generator.settings(64, 64, "config").objective.gamma == 1.0
 
 
+@pytest.mark.parametrize("smoke", [False, True])
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_accepted_and_names_fields_that_it_has(name):
-    recipe = get_recipe(name).resolved()
+def test_every_recipe_is_accepted_and_names_fields_that_it_has(name, smoke):
+    recipe = dataclasses.replace(get_recipe(name), smoke=smoke).resolved()
     assert recipe.unused().keys() <= recipe.describe()["fields"].keys()
+    recipe.resolved()
+
+
+def test_a_part_of_another_class_has_defaults_of_its_own():
+    """Which nobody chose, where the recipe has others."""
+    recipe = changed(get_recipe("hard-digits-vdvae"), {"augmentor": AugmentorConfig("vdvae")})
+    assert recipe.resolved().augmentor.learn_mean
+    teacher = HardTeacherConfig(model="resnet50.a1_in1k", weights="hub")
+    dataclasses.replace(get_recipe("hard-imagenet-resnet18"), teacher=teacher).resolved()
 
 
 def test_a_student_of_its_teachers_architecture_begins_elsewhere():
@@ -414,7 +424,7 @@ def test_another_family_in_a_recipe_of_one_is_refused():
 
 
 def test_the_augmentor_of_each_family_is_checked_at_once():
-    with pytest.raises(ValueError, match=r"augmentors\.affine: components must be"):
+    with pytest.raises(ValueError, match=r"augmentors\.affine\.components must be"):
         changed(get_recipe("hard-digits-families"), {"augmentors.affine.components": 0}).resolved()
 
 

@@ -296,3 +296,14 @@ def test_empty_row_rejected() -> None:
 def test_published_row_without_seeds() -> None:
     row = ResultRow("r", "orbit", "shifted", "accuracy", [], 0.965, "earlier code").to_json()
     assert (row["mean"], row["std"], row["seeds"], row["published"]) == (None, None, [], 0.965)
+
+
+def test_a_run_goes_on_with_a_field_that_it_did_not_know(tmp_path):
+    """At the recipe's own value; another one would change it on the way."""
+    fields = {"steps": {"value": 5, "provenance": "overridden"}}
+    RunDir(tmp_path).write_config({"recipe": "r", "fields": fields})
+    later = {"recipe": "r", "fields": fields | {"precision": {"value": "float32", "provenance": "our choice"}}}
+    RunDir(tmp_path).check_config(later)
+    later["fields"]["precision"] = {"value": "bfloat16", "provenance": "overridden"}
+    with pytest.raises(ValueError, match="was begun with precision None, and this run has 'bfloat16'"):
+        RunDir(tmp_path).check_config(later)

@@ -73,7 +73,8 @@ class ReadableImages:
                 failed.append(candidate)
                 self._bear(error)
                 continue
-            self._stand_ins |= dict.fromkeys(failed, candidate)
+            before = {number: candidate for number, at in self._stand_ins.items() if at in failed}
+            self._stand_ins |= before | dict.fromkeys(failed, candidate)
             return image
         raise UnreadableImageError(f"none of the {len(same)} images with the label {int(labels[number])} can be read")
 

@@ -83,7 +83,7 @@ def _index(shards: Sequence[Path], threads: int) -> np.ndarray:
     state = np.array([(stat.st_size, stat.st_mtime_ns) for stat in stats], dtype=np.int64)
     with suppress(Exception), np.load(folder / _INDEX, allow_pickle=False) as known:  # what is damaged is made again
         if np.array_equal(known["names"], names) and np.array_equal(known["state"], state):
-            return _checked(known["index"], state[:, 0])
+            return _checked(known["samples"], state[:, 0])
     with ThreadPoolExecutor(threads) as pool:
         samples = list(pool.map(lambda shard: list(_samples(shard)), shards))
     counts = [len(found) for found in samples]
@@ -92,7 +92,7 @@ def _index(shards: Sequence[Path], threads: int) -> np.ndarray:
     if not index.shape[1]:
         raise ValueError(f"the shards of {folder} have no image with a label, KEY.jpg and KEY.cls")
     buffer = io.BytesIO()
-    np.savez(buffer, names=names, state=state, index=index)
+    np.savez(buffer, names=names, state=state, samples=index)
     with suppress(OSError):
         write_bytes(folder / _INDEX, buffer.getvalue())
     return index

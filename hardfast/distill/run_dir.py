@@ -306,6 +306,10 @@ class RunDir:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is damaged ({error}); choose another directory (--out)") from error
         ours = _deciding(plain(config))
+        # What a run of an earlier version does not name was as the recipe has it by itself.
+        for name in ours.keys() - theirs.keys():
+            if config["fields"][name]["provenance"] != "overridden":
+                del ours[name]
         for name in (*ours, *(name for name in theirs if name not in ours)):
             old, new = theirs.get(name), ours.get(name)
             if old != new:

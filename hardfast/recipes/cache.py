@@ -42,7 +42,7 @@ def cached(
         trained = network
     else:
         trained = train(network)
-        if not all(bool(value.isfinite().all()) for value in trained.state_dict().values()):
+        if not all(bool(value.isfinite().all()) for value in trained.parameters()):
             raise FloatingPointError(f"{name} has weights that are not finite after its training: it is not kept")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, save({key: value.cpu().contiguous() for key, value in trained.state_dict().items()}))

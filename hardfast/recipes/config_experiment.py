@@ -48,6 +48,7 @@ def run(recipe: ConfigRecipe, run_dir: RunDir, cache: Path, progress: bool) -> l
         The recipe's metrics per method, and the published rows of methods that are not run here.
     """
     recipe = recipe.resolved()
+    recipe.check_methods()
     check_workers(recipe.workers, run_dir.processes)
     start = time.perf_counter() - run_dir.seconds()
     seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
@@ -167,7 +168,7 @@ class _Method:
         maker = recipe.method_maker(self.method, self.data, self.image_model, student, self.teacher, seed)
         made_for = {"method": self.method, "seed": self.seed, "round": number}
         path = self.directory.path / f"round-{number}"
-        store = ImageStore(path, recipe=recipe.name, fields=recipe.values("workers") | made_for)
+        store = ImageStore(path, recipe=recipe.name, fields=recipe.values("workers", "execution") | made_for)
         processes = self.processes
         summary = generate_images(
             maker,

@@ -301,26 +301,25 @@ class ConfigRecipe(Recipe):
     def unused(self) -> dict[str, str]:
         return super().unused() | prefixed("generator", self.generator.unused())
 
-    def resolved(self) -> Self:
+    def check_methods(self) -> None:
+        """Raises ``ValueError`` for methods that the kind of generator does not have."""
         for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"methods must be among {list(METHODS)}; got {method!r}")
             if method in _STARTS and self.generator.kind != "diffusion":
                 raise ValueError(
                     f"methods must be without {method!r}, a part of a diffusion's chain, where generator.kind is "
                     f"{self.generator.kind!r}"
                 )
+
+    def resolved(self) -> Self:
+        for method in self.methods:
+            if method not in METHODS:
+                raise ValueError(f"methods must be among {list(METHODS)}; got {method!r}")
         for name in ("rounds", "round_steps", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1; got {getattr(self, name)}")
         for name in ("count", "group_size", "steps"):
             if getattr(self.generator, name) < 1:
                 raise ValueError(f"generator.{name} must be >= 1; got {getattr(self.generator, name)}")
-        if self.generator.group_size > self.generator.count:
-            raise ValueError(
-                f"generator.group_size must be at most generator.count, {self.generator.count}; "
-                f"got {self.generator.group_size}"
-            )
         if self.generator.steps > _MOST_CHAIN_STEPS:
             raise ValueError(f"generator.steps must be at most {_MOST_CHAIN_STEPS}; got {self.generator.steps}")
         if self.rounds > MOST_ROUNDS:

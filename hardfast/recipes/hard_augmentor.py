@@ -165,7 +165,8 @@ class AugmentorConfig:
             self._check_blocks(image_shape[0])
 
     def _check_blocks(self, channels: int) -> None:
-        config = _VDVAES[self.vdvae] if self.source else small_vdvae(channels).config
+        with torch.random.fork_rng(devices=[]):
+            config = _VDVAES[self.vdvae] if self.source else small_vdvae(channels).config
         first, end = self.blocks
         if any(self.blocks) and not 0 <= first < end <= len(config.decoder):
             raise ValueError(

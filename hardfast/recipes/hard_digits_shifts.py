@@ -140,7 +140,7 @@ class HardDigitsFamilies(DigitShiftsRecipe):
             try:
                 getattr(self.augmentors, family).check(self.image_shape)
             except ValueError as error:
-                raise ValueError(f"augmentors.{family}: {error}") from error
+                raise ValueError(f"augmentors.{family}.{str(error).removeprefix('augmentor.')}") from error
         return super().resolved()
 
     def shrunk(self) -> Self:

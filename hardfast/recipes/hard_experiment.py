@@ -18,6 +18,7 @@ from hardfast.distill.alternation import Alternation
 from hardfast.distill.evaluate import accuracy, accuracy_per_shift
 from hardfast.distill.run_dir import MethodDir, ResultRow, RunDir
 from hardfast.distill.trainer import Trainer, TrainerConfig, Transform
+from hardfast.out_of_memory import ran_out_of_memory
 from hardfast.recipes.hard_recipe import FIXED, ExperimentData, HardRecipe
 from hardfast.recipes.recipe import Results, check_workers, of_each_seed
 
@@ -88,7 +89,9 @@ def _look_for_files(recipe: HardRecipe, data: ExperimentData, cache: Path, devic
     """Loads all weights that come from files and tries the networks: before anything is trained, what is missing is
     missed, and what does not fit is told."""
     teacher, student = recipe.make_teacher(recipe.first_seed), recipe.make_student(recipe.first_seed)
-    _try("student", student, recipe.image_shape, recipe.batch_size, training=True)
+    # With augmented images there are twice as many.
+    together = recipe.batch_size * (1 if {"student", "distillation"} & {*recipe.methods} else 2)
+    _try("student", student, recipe.image_shape, together, training=True)
     _try("teacher.model", teacher, recipe.image_shape, recipe.teacher.batch_size, training=not recipe.teacher.weights)
     for method in recipe.methods:
         config = recipe.augmentor_of(method)
@@ -104,6 +107,8 @@ def _try(name: str, network: nn.Module, shape: tuple[int, int, int], batch_size:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             network.train(training)(blank)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        if ran_out_of_memory(error):
+            raise
         raise ValueError(
             f"{name} must be a network that takes images {list(shape)} in batches of {batch_size}; got: {error}"
         ) from error

@@ -223,7 +223,7 @@ class HardRecipe(Recipe):
 
     def make_teacher(self, seed: int) -> nn.Module:
         """Makes the teacher, with its weights if it has some; otherwise it begins unlike every student."""
-        if self.teacher.model == self.student:
+        if self.teacher.model.partition(".")[0] == self.student.partition(".")[0]:  # timm names weights after a dot
             seed += _TEACHER_SEEDS
         return self._make(self.teacher.model, self.teacher.weights, seed, new_head=False)
 

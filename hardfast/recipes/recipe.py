@@ -152,10 +152,13 @@ class Recipe:
             ValueError: a value is out of its range, or chosen where it has no effect; everything but the data is
                 checked, before anything is trained.
         """
-        unused = self.unused()
-        for name, value, source in _leaves(self, type(self)()):
+        unused, own = self.unused(), type(self)()
+        # What nobody chose: the recipe's own values, those that smoke makes of them, and those of the parts.
+        small = own.shrunk() if self.smoke else own
+        given = [dict(_values(own)), dict(_values(small)), dict(_class_defaults(self))]
+        for name, value in _values(self):
             _check_value(name, value)
-            if name in unused and source == "overridden":
+            if name in unused and all(value != values.get(name, value) for values in given):
                 raise ValueError(f"{name} has no effect here: it is {unused[name]}; leave it out, got {value!r}")
         if self.seeds < 1 or self.first_seed < 0:
             raise ValueError(f"seeds must be >= 1 and first_seed >= 0; got {self.seeds} and {self.first_seed}")
@@ -333,6 +336,22 @@ def _leaves(config: Any, defaults: Any, prefix: str = "") -> Iterator[tuple[str,
         else:
             # Where a value came from is told of the recipe's own value, and is no longer true of another one.
             yield prefix + item.name, value, item.metadata["source"] if value == default else "overridden"
+
+
+def _values(config: Any) -> Iterator[tuple[str, Any]]:
+    for name, value, _ in _leaves(config, config):
+        yield name, value
+
+
+def _class_defaults(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Those of the class of each part, which may be another one than the recipe's own."""
+    defaults = type(config)()
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            yield from _class_defaults(value, f"{prefix}{item.name}.")
+        else:
+            yield prefix + item.name, getattr(defaults, item.name)
 
 
 def _check_value(name: str, value: Any) -> None:
