@@ -372,8 +372,8 @@ def test_an_index_that_leaves_the_shards_is_made_again(tmp_path, row, changed):
     good = index.read_bytes()
     with np.load(index, allow_pickle=False) as arrays:
         known = {name: arrays[name] for name in arrays.files}
-    known["index"] = known["index"].astype(np.asarray(changed).dtype)
-    known["index"][row] = changed
+    known["samples"] = known["samples"].astype(np.asarray(changed).dtype)
+    known["samples"][row] = changed
     for content in (None, b"PK\x03\x04", good[:-30], b"[" * 5000):
         np.savez(index, **known) if content is None else index.write_bytes(content)
         images = ShardedImages([path], 4)
