@@ -34,8 +34,8 @@ class GeneratingRecipe(Protocol):
     def resolved(self) -> GeneratingRecipe:
         """The recipe that is run, checked."""
 
-    def describe(self) -> dict[str, Any]:
-        """Every field with its value, as config.json has them."""
+    def values(self, *without: str) -> dict[str, Any]:
+        """Every field with its value, nested ones with dots, but for those below the given names."""
 
     def maker(self, cache: Path, progress: bool) -> Maker:
         """Loads teacher, student and diffusion model from the cache, or makes them."""
@@ -59,10 +59,8 @@ def run(recipe: GeneratingRecipe, count: int, out: Path | None, format: str, cac
         first = rank == 0
         _checks.integer("count", count, 1)
         recipe = recipe.resolved()
-        told = recipe.describe()["fields"].items()
-        fields = {name: entry["value"] for name, entry in told if not name.startswith("execution.")}
         path = out or Path("generated") / recipe.name
-        store = ImageStore(path, format, recipe=recipe.name, fields=fields)
+        store = ImageStore(path, format, recipe=recipe.name, fields=recipe.values("execution"))
         store.check(count=count, group_size=recipe.group_size)  # before anything is trained
         if first:
             print(f"{recipe.name}: {count:,} candidates, writing to {path}", flush=True)

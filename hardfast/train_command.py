@@ -113,9 +113,9 @@ def _failed(run_dir: RunDir, error: Exception) -> TrainingError:
     nothing = run_dir.processes.first and _remove_if_empty(run_dir)
     if nothing or not (run_dir.path / "config.json").exists():
         return TrainingError(error)
-    if isinstance(error, FloatingPointError):
-        return TrainingError(f"{error}\nwhat is in {run_dir.path} is whole; with other settings, take another --out")
-    return TrainingError(f"{error}\nwhat is in {run_dir.path} is whole; the same command continues it")
+    diverged = isinstance(error, FloatingPointError)
+    remedy = "with other settings, take another --out" if diverged else "the same command continues it"
+    return TrainingError(f"{error}\nwhat is in {run_dir.path} is whole; {remedy}")
 
 
 def _remove_if_empty(run_dir: RunDir) -> bool:

@@ -49,9 +49,8 @@ class FakeRecipe:
             raise ValueError(f"search.rate must be >= 0; got {self.search.rate}")
         return self
 
-    def describe(self):
-        values = {"group_size": self.group_size, "search.rate": self.search.rate}
-        return {"recipe": "fake", "fields": {name: {"value": value} for name, value in values.items()}}
+    def values(self, *without: str):
+        return {"group_size": self.group_size, "search.rate": self.search.rate}
 
     def maker(self, cache: Path, progress: bool):
         self.made.append((self, cache, progress))

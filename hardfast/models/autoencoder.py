@@ -154,17 +154,20 @@ def small_vdvae(channels: int = 1) -> VDVAE:
     Args:
         channels: of the images, 1 or 3.
     """
-    return VDVAE(
-        VDVAEConfig(
-            image_size=28,
-            channels=channels,
-            encoder_layers="28d2,14x1,14d2,7x1,7d7,1x1",
-            decoder_layers="1x2,7m1,7x2,14m7,14x2,28m14",
-            width=32,
-            z_dim=8,
-            bottleneck=0.5,
-            mixtures=3,
-        )
+    return VDVAE(small_vdvae_config(channels))
+
+
+def small_vdvae_config(channels: int = 1) -> VDVAEConfig:
+    """The shape of :func:`small_vdvae`."""
+    return VDVAEConfig(
+        image_size=28,
+        channels=channels,
+        encoder_layers="28d2,14x1,14d2,7x1,7d7,1x1",
+        decoder_layers="1x2,7m1,7x2,14m7,14x2,28m14",
+        width=32,
+        z_dim=8,
+        bottleneck=0.5,
+        mixtures=3,
     )
 
 

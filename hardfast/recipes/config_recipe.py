@@ -364,8 +364,3 @@ class ConfigRecipe(Recipe):
             batch_size=min(self.batch_size, 16),
             generator=generator,
         )
-
-    def values(self, *without: str) -> dict[str, Any]:
-        """Fields and their values, nested ones with dots, but for those below the given names."""
-        fields = {name: entry["value"] for name, entry in self.describe()["fields"].items()}
-        return {name: value for name, value in fields.items() if name.split(".")[0] not in without}

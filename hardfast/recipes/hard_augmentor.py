@@ -31,6 +31,7 @@ from hardfast.models.autoencoder import (
     load_autoencoder,
     small_autoencoder,
     small_vdvae,
+    small_vdvae_config,
     train_autoencoder,
     train_vdvae,
 )
@@ -165,8 +166,7 @@ class AugmentorConfig:
             self._check_blocks(image_shape[0])
 
     def _check_blocks(self, channels: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            config = _VDVAES[self.vdvae] if self.source else small_vdvae(channels).config
+        config = _VDVAES[self.vdvae] if self.source else small_vdvae_config(channels)
         first, end = self.blocks
         if any(self.blocks) and not 0 <= first < end <= len(config.decoder):
             raise ValueError(

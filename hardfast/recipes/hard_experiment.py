@@ -67,7 +67,7 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
     seeds = range(recipe.first_seed, recipe.first_seed + recipe.seeds)
     with recipe.machine() as device:
         data = recipe.load().to(device)
-        _look_for_files(recipe, data, cache, device)
+        _look_ahead(recipe, data, cache, device)
         run_dir.write_config(recipe.describe())
         if recipe.workers > 1:
             elsewhere = partial(_elsewhere, recipe, run_dir, cache, progress)
@@ -85,7 +85,7 @@ def run(recipe: HardRecipe, run_dir: RunDir, cache: Path, progress: bool = True)
     return recipe.result_rows(results)
 
 
-def _look_for_files(recipe: HardRecipe, data: ExperimentData, cache: Path, device: torch.device) -> None:
+def _look_ahead(recipe: HardRecipe, data: ExperimentData, cache: Path, device: torch.device) -> None:
     """Loads all weights that come from files and tries the networks: before anything is trained, what is missing is
     missed, and what does not fit is told."""
     teacher, student = recipe.make_teacher(recipe.first_seed), recipe.make_student(recipe.first_seed)

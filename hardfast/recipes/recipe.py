@@ -153,12 +153,12 @@ class Recipe:
                 checked, before anything is trained.
         """
         unused, own = self.unused(), type(self)()
-        # What nobody chose: the recipe's own values, those that smoke makes of them, and those of the parts.
-        small = own.shrunk() if self.smoke else own
-        given = [dict(_values(own)), dict(_values(small)), dict(_class_defaults(self))]
-        for name, value in _values(self):
+        # What nobody chose: the recipe's own values, those that smoke makes of them, and those of each part's class.
+        given = [own.values(), (own.shrunk() if self.smoke else own).values()]
+        for name, value, item in _leaves(self):
             _check_value(name, value)
-            if name in unused and all(value != values.get(name, value) for values in given):
+            known = [item.default, *(values.get(name, value) for values in given)]
+            if name in unused and value not in known:
                 raise ValueError(f"{name} has no effect here: it is {unused[name]}; leave it out, got {value!r}")
         if self.seeds < 1 or self.first_seed < 0:
             raise ValueError(f"seeds must be >= 1 and first_seed >= 0; got {self.seeds} and {self.first_seed}")
@@ -179,14 +179,22 @@ class Recipe:
         """Returns the recipe that ``smoke`` stands for."""
         raise NotImplementedError
 
+    def values(self, *without: str) -> dict[str, Any]:
+        """Fields and their values, nested ones with dots, but for those below the given names."""
+        return {name: value for name, value, _ in _leaves(self) if name.split(".")[0] not in without}
+
     def describe(self) -> dict[str, Any]:
         """Returns the content of config.json: every field, nested ones with dots, with its value and its
         source.
 
         The source of a value that is not the recipe's own is ``"overridden"``.
         """
-        leaves = _leaves(self, type(self)())
-        fields = {name: {"value": value, "provenance": source} for name, value, source in leaves}
+        own = type(self)().values()
+        # Where a value came from is told of the recipe's own value, and is no longer true of another one.
+        fields = {
+            name: {"value": value, "provenance": item.metadata["source"] if value == own[name] else "overridden"}
+            for name, value, item in _leaves(self)
+        }
         return {"recipe": self.name, "title": self.title, "citation": self.citation, "fields": fields}
 
     def result_rows(self, results: Results) -> list[ResultRow]:
@@ -327,31 +335,14 @@ def prefixed(prefix: str, names: Mapping[str, str]) -> dict[str, str]:
     return {f"{prefix}.{name}": value for name, value in names.items()}
 
 
-def _leaves(config: Any, defaults: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Gives name, value and source of every field that is not itself a dataclass."""
-    for item in dataclasses.fields(config):
-        value, default = getattr(config, item.name), getattr(defaults, item.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, default, f"{prefix}{item.name}.")
-        else:
-            # Where a value came from is told of the recipe's own value, and is no longer true of another one.
-            yield prefix + item.name, value, item.metadata["source"] if value == default else "overridden"
-
-
-def _values(config: Any) -> Iterator[tuple[str, Any]]:
-    for name, value, _ in _leaves(config, config):
-        yield name, value
-
-
-def _class_defaults(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Those of the class of each part, which may be another one than the recipe's own."""
-    defaults = type(config)()
+def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """Gives every field that is not itself a dataclass: its name with dots, its value, and the field."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
-            yield from _class_defaults(value, f"{prefix}{item.name}.")
+            yield from _leaves(value, f"{prefix}{item.name}.")
         else:
-            yield prefix + item.name, getattr(defaults, item.name)
+            yield prefix + item.name, value, item
 
 
 def _check_value(name: str, value: Any) -> None:
