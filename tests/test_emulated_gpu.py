@@ -22,6 +22,7 @@ EMULATION = ROOT / "tests" / "emulated_gpu"
 FUZZ_CASES = 200
 TESTS = (
     "test_warp_fuzz.py",
+    "test_warp_plain_calls.py",
     "test_warp_options.py::test_all_options_together_equal_the_reference",
     "test_warp_options.py::test_shared_inputs_equal_repeated_ones_and_get_the_sum",
     "test_warp_options.py::test_bytes_are_rounded_to_even_and_saturate",

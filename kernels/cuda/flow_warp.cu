@@ -5,7 +5,20 @@
 namespace hardfast {
 namespace {
 
+cudaError_t launch_flow_forward(const WarpParams& p, cudaStream_t stream) {
+  if (is_dense_flow(p) && launch_plain_forward<DenseFlowFrame<float>>(p, stream)) return cudaGetLastError();
+  return launch_forward<FlowFrame>(p, stream);
+}
+
+bool launch_plain_grad_dense_flow(const WarpParams& p, cudaStream_t stream) {
+  return with_plain<false>(p, [&](auto variant) {
+    launch(warp_plain_grad_dense_flow_kernel<decltype(variant)>, tile_blocks(p), stream, p, output_tiling(p));
+  });
+}
+
 cudaError_t launch_grad_flow(const WarpParams& p, double* /*sums*/, cudaStream_t stream) {
+  const bool own = is_dense_flow(p) && p.map_count == p.batch;
+  if (own && launch_plain_grad_dense_flow(p, stream)) return cudaGetLastError();
   const ControlTiling tiling = control_tiling(p, flow_sharing(p));
   const unsigned blocks = grid_size(p.map_count * tiling.columns * tiling.rows);
   with_variant(p, [&](auto variant) {
@@ -17,7 +30,7 @@ cudaError_t launch_grad_flow(const WarpParams& p, double* /*sums*/, cudaStream_t
 
 }  // namespace
 
-extern const WarpKernels flow_warp_kernels = {launch_forward<FlowFrame>, launch_grad_flow,
-                                              launch_grad_constants<FlowFrame>, launch_grad_image<FlowFrame>};
+extern const WarpKernels flow_warp_kernels = {launch_flow_forward, launch_grad_flow, launch_grad_constants<FlowFrame>,
+                                              launch_grad_image<FlowFrame>};
 
 }  // namespace hardfast

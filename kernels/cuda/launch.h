@@ -5,6 +5,7 @@
 #include "forward.h"
 #include "grad_image.h"
 #include "grad_parameters.h"
+#include "launch_plain.h"
 #include "warp.h"
 
 HARDFAST_BEGIN
@@ -44,22 +45,9 @@ void with_variant(const WarpParams& p, const Function& function) {
   with_taps<AnyFloat>(p, function);
 }
 
-// The only place that needs nvcc's own syntax.
-template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), unsigned blocks, cudaStream_t stream, const Arguments&... arguments) {
-#ifdef HARDFAST_EMULATED_GPU
-  emulate(kernel, blocks, kThreads, arguments...);
-#else
-  // clang-format off
-  kernel<<<blocks, kThreads, 0, stream>>>(arguments...);
-  // clang-format on
-#endif
-}
-
-inline unsigned grid_size(i64 items) { return static_cast<unsigned>(smaller(items, kMaxBlocks)); }
-
 template <template <typename> class Frame>
 cudaError_t launch_forward(const WarpParams& p, cudaStream_t stream) {
+  if (launch_plain_forward<Frame<float>>(p, stream)) return cudaGetLastError();
   const unsigned blocks = grid_size(p.batch * output_tiling(p).count());
   with_storage(p, [&](auto variant) {
     using V = decltype(variant);
@@ -81,11 +69,14 @@ void launch_reduce(const WarpParams& p, i64 groups, i64 stride, i64 offset, i64 
 
 template <template <typename> class Frame, int kForms>
 cudaError_t launch_grad_matrix(const WarpParams& p, double* sums, cudaStream_t stream) {
+  const bool plain = launch_plain_grad_matrix<Frame<float>, kForms>(p, sums, stream);
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;
-    launch(warp_grad_matrix_kernel<Frame<T>, T, typename V::Storage, V::kTaps, kForms>,
-           grid_size(strip_count(p, 3 * kForms)), stream, p, sums);
+    if (!plain) {
+      launch(warp_grad_matrix_kernel<Frame<T>, T, typename V::Storage, V::kTaps, kForms>,
+             grid_size(strip_count(p, 3 * kForms)), stream, p, sums);
+    }
     launch_reduce<MatrixFactor, T>(p, p.map_count, 3 * kForms, 0, 3 * kForms, sums, p.grad_matrix, stream);
   });
   return cudaGetLastError();

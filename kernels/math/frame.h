@@ -249,6 +249,29 @@ struct FlowFrame {
   }
 };
 
+// The same where the grid has a point for each output pixel: its own is the only one that counts.
+template <typename T>
+struct DenseFlowFrame {
+  Plane<T> x, y;
+  std::int64_t origin_x, origin_y, first;  // the last is the first pixel's place in the flow, in elements
+  T half_x, half_y;
+
+  static HARDFAST_HD DenseFlowFrame make(const WarpParams& p, std::int64_t sample, std::int64_t first_x,
+                                         std::int64_t first_y) {
+    const FlowFrame<T> frame = FlowFrame<T>::make(p, sample, first_x, first_y);
+    const std::int64_t first = sample * p.flow.batch + first_y * p.flow.row + first_x * p.flow.column;
+    return {frame.x, frame.y, frame.origin_x, frame.origin_y, first, frame.half_x, frame.half_y};
+  }
+
+  HARDFAST_HD Point<T> at(const WarpParams& p, std::int64_t /*sample*/, int dx, int dy) const {
+    const std::uint32_t place =
+        static_cast<std::uint32_t>(dy * static_cast<int>(p.flow.row) + dx * static_cast<int>(p.flow.column));
+    const T* flow = static_cast<const T*>(p.flow.data) + first + place;
+    const T across = static_cast<T>(dx), down = static_cast<T>(dy);
+    return {fused(flow[0], half_x, x.at(across, down)), fused(flow[p.flow.channel], half_y, y.at(across, down))};
+  }
+};
+
 // Two numbers that lie side by side, read at once.
 template <typename T>
 struct alignas(2 * sizeof(T)) Pair {

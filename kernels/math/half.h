@@ -1,4 +1,5 @@
-// Storage types of 8 and 16 bits, and their conversion to and from float without a branch, so that loops vectorise.
+// Storage types of 8 and 16 bits, and their conversion to and from float: on GPUs by an instruction each, else without
+// a branch, so that loops vectorise.
 #pragma once
 
 #include <cstdint>
@@ -33,6 +34,11 @@ HARDFAST_HD float widen(std::uint8_t value) { return static_cast<float>(value); 
 HARDFAST_HD float widen(BFloat16 value) { return bits_to_float(std::uint32_t{value.bits} << 16); }
 
 HARDFAST_HD float widen(Half value) {
+#if defined(__CUDA_ARCH__)
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+#else
   const std::uint32_t magnitude = value.bits & 0x7fffu;
   // Shifting exponent and mantissa into place leaves the exponent 112 too small; the product restores it,
   // exactly, for subnormals too.
@@ -40,6 +46,7 @@ HARDFAST_HD float widen(Half value) {
   const std::uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
   const std::uint32_t sign = std::uint32_t{value.bits & 0x8000u} << 16;
   return bits_to_float(float_to_bits(finite) | special | sign);
+#endif
 }
 
 template <typename Storage>
@@ -60,14 +67,25 @@ HARDFAST_HD double narrow<double>(double value) {
 // Round to nearest, ties to even; NaN stays a quiet NaN.
 template <>
 HARDFAST_HD BFloat16 narrow<BFloat16>(float value) {
+#if defined(__CUDA_ARCH__)
+  BFloat16 narrowed;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(value));
+  return narrowed;
+#else
   const std::uint32_t bits = float_to_bits(value);
   const std::uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
   const std::uint32_t result = value == value ? rounded : (bits | 0x400000u);
   return {static_cast<std::uint16_t>(result >> 16)};
+#endif
 }
 
 template <>
 HARDFAST_HD Half narrow<Half>(float value) {
+#if defined(__CUDA_ARCH__)
+  Half narrowed;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(value));
+  return narrowed;
+#else
   const std::uint32_t sign = float_to_bits(value) & 0x80000000u;
   const std::uint32_t magnitude = float_to_bits(value) ^ sign;
   // Normal halves: rebias the exponent and round in integer arithmetic. A carry into the exponent is right,
@@ -78,6 +96,7 @@ HARDFAST_HD Half narrow<Half>(float value) {
   const std::uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
   const std::uint32_t result = magnitude >= 0x47800000u ? infinite_or_nan : finite;
   return {static_cast<std::uint16_t>(result | (sign >> 16))};
+#endif
 }
 
 // Bytes: round to nearest, ties to even, and saturate; NaN becomes 0.

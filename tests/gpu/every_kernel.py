@@ -46,7 +46,20 @@ def warps(device: str) -> Iterator[tuple[str, list[Tensor], list[int], list[Any]
                 yield name, tensors, size, [[1, 2], mode, "fill", False, *options]
 
 
-def run(name: str, tensors: list[Tensor], size: list[int], rules: list[Any]) -> None:
+def plain_warps(device: str) -> Iterator[tuple[str, list[Tensor | None], list[int], list[Any]]]:
+    """What the fast kernels are for: every map, dtype and layout of channels; also a flow with a point a pixel."""
+    dense = torch.linspace(-0.3, 0.3, 2 * 37 * 41, device=device).view(1, 2, 37, 41)
+    for name, parameters, options in (*maps(device), ("flow_warp", [dense], ["bilinear"])):
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.uint8):
+            for channels in (1, 3, 4):
+                for layout in (torch.contiguous_format, torch.channels_last):
+                    image = torch.arange(channels * 33 * 70, device=device).remainder(199)
+                    image = image.view(1, channels, 33, 70).to(dtype).contiguous(memory_format=layout)
+                    rules = [[1, 1], "bilinear", "zeros", True, *options]
+                    yield name, [image, *parameters, None, None], [37, 41], rules
+
+
+def run(name: str, tensors: list[Tensor | None], size: list[int], rules: list[Any]) -> None:
     """The warp and all its gradients."""
     output = getattr(torch.ops.hardfast, name)(*tensors, size, *rules)
     if output.dtype != torch.uint8:
@@ -60,7 +73,7 @@ if __name__ == "__main__":
     device = parser.parse_args().device
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("a GPU is required, and torch.cuda.is_available() is false")
-    for warp in warps(device):
+    for warp in (*warps(device), *plain_warps(device)):
         run(*warp)
     if device == "cuda":
         torch.cuda.synchronize()

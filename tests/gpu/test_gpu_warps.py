@@ -8,12 +8,20 @@ import pytest
 import test_warp_fuzz
 import torch
 from conftest import need_gpu, to_gpu
-from every_kernel import run, warps
+from every_kernel import plain_warps, run, warps
 from test_warp_options import (  # noqa: F401
     test_all_options_together_equal_the_reference,
     test_antialias_is_the_mean_of_a_larger_warp,
     test_bytes_are_rounded_to_even_and_saturate,
     test_shared_inputs_equal_repeated_ones_and_get_the_sum,
+)
+from test_warp_plain_calls import (  # noqa: F401
+    test_a_flow_of_the_outputs_size,
+    test_a_gradient_of_equal_numbers_that_share_their_memory,
+    test_equals_the_reference,
+    test_far_outside_is_the_fill_exactly,
+    test_nan_positions_are_outside,
+    test_so_many_tiles_that_each_is_tall,
 )
 from test_warp_transforms import (  # noqa: F401
     test_any_strides_give_the_same_bits,
@@ -96,7 +104,7 @@ def test_memory_is_that_of_inputs_outputs_and_gradients(case: WarpCase) -> None:
 
 
 def test_no_kernel_waits_for_the_gpu() -> None:
-    prepared = list(warps("cuda"))
+    prepared = [*warps("cuda"), *plain_warps("cuda")]
     torch.cuda.set_sync_debug_mode("error")
     try:
         for warp in prepared:

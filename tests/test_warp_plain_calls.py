@@ -1,0 +1,95 @@
+"""The calls that fast paths are for: bilinear, one sample a pixel, no colour, in every layout of channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from warp_cases import AFFINE, FLOW, PADDINGS, WarpCase, assert_all_close, every_warp, gradients, random_image
+
+CHANNELS = (1, 2, 3, 4, 5, 8)
+TOLERANCES = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+every_dtype = pytest.mark.parametrize("dtype", list(TOLERANCES), ids=["float32", "float16", "bfloat16"])
+every_layout = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "NHWC"])
+
+
+def check(
+    case: WarpCase,
+    image: Tensor,
+    maps: tuple[Tensor, ...],
+    size: tuple[int, int],
+    grad: Tensor | None = None,
+    **options,
+) -> None:
+    """Output and gradients to the map, in the image's dtype, against the reference in float64."""
+    options = case.options | options
+
+    def ours(*values: Tensor) -> Tensor:
+        return case.op(image, *values, size, **options)
+
+    def exact(*values: Tensor) -> Tensor:
+        return case.reference(image.double(), *values, size, **options)
+
+    output, tolerance = ours(*maps), TOLERANCES[image.dtype]
+    wide = tuple(p.double() for p in maps)
+    assert_all_close([output.double()], [exact(*wide)], tolerance, f"output {options}")
+    if grad is None:
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
+        grad = torch.empty_like(output).copy_(noise)
+    actual, expected = gradients(ours, maps, grad), gradients(exact, wide, grad.double())
+    # What is told from 16 bits is as exact as from 32: nothing is rounded to them on the way.
+    assert_all_close([g.double() for g in actual], expected, 2e-4, f"gradient {options}")
+
+
+@every_layout
+@every_dtype
+@every_warp
+def test_equals_the_reference(case: WarpCase, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    for number, channels in enumerate(CHANNELS):
+        image = random_image((2, channels, 19, 37), dtype).contiguous(memory_format=layout)
+        for padding_mode in (PADDINGS[number % 4], PADDINGS[(number + 1) % 4]):
+            extra = {"fill": random_image((2, channels), torch.float32)} if padding_mode == "fill" else {}
+            check(case, image, case.parameters(2, torch.float32), (21, 40), padding_mode=padding_mode, **extra)
+
+
+@every_layout
+@every_dtype
+def test_a_flow_of_the_outputs_size(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    for channels in CHANNELS:
+        image = random_image((2, channels, 19, 37), dtype).contiguous(memory_format=layout)
+        for batch, padding_mode in ((2, "zeros"), (1, "border")):  # one for each image, and one for both
+            flow = random_image((batch, 2, 21, 40), torch.float32) * 0.2
+            check(FLOW, image, (flow,), (21, 40), padding_mode=padding_mode)
+            check(FLOW, image, (flow.mT.contiguous().mT,), (21, 40), padding_mode=padding_mode)
+
+
+def test_so_many_tiles_that_each_is_tall() -> None:
+    image = random_image((270, 3, 9, 11), torch.float32)
+    check(AFFINE, image, AFFINE.parameters(270, torch.float32), (40, 35))
+
+
+@every_layout
+def test_a_gradient_of_equal_numbers_that_share_their_memory(layout: torch.memory_format) -> None:
+    for channels in (1, 3, 4):
+        image = random_image((2, channels, 19, 37), torch.float32).contiguous(memory_format=layout)
+        grad = torch.ones(()).expand(2, channels, 21, 40)
+        check(AFFINE, image, AFFINE.parameters(2, torch.float32), (21, 40), grad)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_far_outside_is_the_fill_exactly(channels: int) -> None:
+    image, fill = random_image((1, channels, 8, 8), torch.float32), random_image((1, channels), torch.float32)
+    theta = torch.tensor([[[1.0, 0.0, 30.0], [0.0, 1.0, -40.0]]], requires_grad=True)
+    output = AFFINE.op(image, theta, padding_mode="fill", fill=fill)
+    torch.testing.assert_close(output, fill[:, :, None, None].expand_as(output), rtol=0, atol=1e-6)
+    (grad,) = torch.autograd.grad(output.sum(), theta)
+    torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-5)
+
+
+def test_nan_positions_are_outside() -> None:
+    image = random_image((1, 3, 48, 50), torch.float32)
+    flow = torch.zeros(1, 2, 48, 50)  # more than is looked into for NaN
+    flow[0, 0, 2, 3] = flow[0, 1, 5, 6] = float("nan")
+    expected = image.clone()
+    expected[:, :, 2, 3] = expected[:, :, 5, 6] = 0
+    torch.testing.assert_close(FLOW.op(image, flow), expected)
