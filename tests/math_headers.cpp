@@ -106,7 +106,7 @@ float fixed_sum(const float* value, std::int64_t count, double largest) {
   const int shift = fixed_point_bits(count) - exponent_above(double_to_bits(largest));
   std::int64_t sum = 0;
   for (std::int64_t i = 0; i < count; ++i) sum += to_fixed(value[i], shift);
-  return from_fixed(sum, shift);
+  return from_fixed(sum, FloatPower::of(-shift));
 }
 
 double fixed_pair_sum(const double* value, std::int64_t count, double largest) {

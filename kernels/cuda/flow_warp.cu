@@ -19,11 +19,16 @@ bool launch_plain_grad_dense_flow(const WarpParams& p, cudaStream_t stream) {
 cudaError_t launch_grad_flow(const WarpParams& p, double* /*sums*/, cudaStream_t stream) {
   const bool own = is_dense_flow(p) && p.map_count == p.batch;
   if (own && launch_plain_grad_dense_flow(p, stream)) return cudaGetLastError();
-  const ControlTiling tiling = control_tiling(p, flow_sharing(p));
-  const unsigned blocks = grid_size(p.map_count * tiling.columns * tiling.rows);
+  const ControlGroups groups = flow_groups(p);
+  const unsigned blocks = grid_size(p.map_count * groups.columns * groups.rows);
+  const bool plain = with_plain<false>(p, [&](auto variant) {
+    launch(warp_grad_flow_kernel<PlainFlowGradient<decltype(variant)>>, blocks, stream, p, groups);
+  });
+  if (plain) return cudaGetLastError();
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
-    launch(warp_grad_flow_kernel<typename V::T, typename V::Storage, V::kTaps>, blocks, stream, p);
+    using Gradient = FlowGradient<typename V::T, typename V::Storage, V::kTaps>;
+    launch(warp_grad_flow_kernel<Gradient>, blocks, stream, p, groups);
   });
   return cudaGetLastError();
 }

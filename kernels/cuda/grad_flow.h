@@ -1,8 +1,9 @@
-// The gradient to the control grid of a flow: each control point gathers from the output pixels in its support, in a
-// fixed order. A dense flow has a point per pixel and a thread per point; on a coarse grid a warp or a block share one.
+// The gradient to the control grid of a flow: a block owns a group of control points and sums what the output pixels in
+// their reach bring, in a fixed order.
 #pragma once
 
 #include "grad_parameters.h"
+#include "plain_grad.h"
 
 HARDFAST_BEGIN
 
@@ -36,110 +37,175 @@ __device__ __forceinline__ T control_weight(const FlowFrameAxis<T>& axis, T d, i
   return weight;
 }
 
-// Threads that share a control point: 1, 32 or the whole block. Blocks of single threads cover a tile of the grid.
-HARDFAST_HD int flow_sharing(const WarpParams& p) {
-  const double reach = p.spline ? 4.0 : 2.0;
-  const double support = reach * reach * static_cast<double>(p.out_height) * static_cast<double>(p.out_width) /
-                         (static_cast<double>(p.flow_height) * static_cast<double>(p.flow_width));
-  if (support <= 64.0) return 1;
-  return support <= 4096.0 && p.map_count * p.flow_height * p.flow_width >= kReductionBlocks ? 32 : kThreads;
-}
-
-struct ControlTiling {
+// How the control grid is cut into groups, each owned by a block that visits all output pixels which reach it. Larger
+// ones visit fewer pixels twice.
+struct ControlGroups {
   i64 columns, rows;
   int width, height;
 };
 
-HARDFAST_HD ControlTiling control_tiling(const WarpParams& p, int sharing) {
-  const int width = sharing == 1 ? kTileWidth : kThreads / sharing, height = sharing == 1 ? kBlockRows : 1;
-  return {ceil_div(p.flow_width, width), ceil_div(p.flow_height, height), width, height};
+constexpr int kGroupWidth = 32, kGroupHeight = 8;  // at most; then each thread has a control point
+
+inline ControlGroups flow_groups(const WarpParams& p) {
+  const auto fitting = [&](i64 controls, i64 length, int tile, int most) {
+    // As many as the pixels of a tile reach.
+    const i64 reached = tile * controls / length - (p.spline ? 3 : 1);
+    return static_cast<int>(smaller(larger(smaller(reached, most), 8), controls));
+  };
+  ControlGroups groups;
+  groups.width = fitting(p.flow_width, p.out_width, kTileWidth, kGroupWidth);
+  groups.height = fitting(p.flow_height, p.out_height, kTallTile, kGroupHeight);
+  for (;;) {
+    groups.columns = ceil_div(p.flow_width, groups.width);
+    groups.rows = ceil_div(p.flow_height, groups.height);
+    const bool enough = p.map_count * groups.columns * groups.rows >= kEnoughTiles;
+    if (enough || groups.width * groups.height == 1) return groups;
+    int& longer = groups.width > groups.height ? groups.width : groups.height;
+    longer = (longer + 1) / 2;
+  }
 }
 
-// Where a thread looks for its control point's share. Places are counted from the frame's first pixel.
-struct Visit {
-  int control_x, control_y, first_dx, last_dx, first_dy, last_dy;
+// The gradient to the position of one sub-sample of a pixel, which lies (dx, dy) from the first of the frame.
+template <typename Compute, typename Storage, int kTaps>
+struct FlowGradient {
+  using T = Compute;
+  using Place = FlowFrame<T>;
+  static constexpr int kBlocks = kResidentBlocks<T>;
+  static constexpr bool kOneSample = false;
+
+  static __device__ __forceinline__ void place(const WarpParams& p, i64 sample, int x, int y, Place* frame) {
+    make_frame(frame, &p, sample, x, y);
+  }
+  static __device__ __forceinline__ const FlowFrame<T>& frame(const Place& place) { return place; }
+
+  static __device__ __forceinline__ Point<T> at(const WarpParams& p, const Place& frame, i64 sample, int x, int y, T dx,
+                                                T dy) {
+    return grad_position<kTaps, Storage>(p, frame, sample, static_cast<unsigned>(x), static_cast<unsigned>(y), dx, dy);
+  }
 };
 
-// One tile of the control grid for each block: memory holds no grid of 2^31 tiles.
-template <typename T, typename Storage, int kTaps>
-__global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
-    warp_grad_flow_kernel(const __grid_constant__ WarpParams p) {
-  using Frame = FlowFrame<T>;
-  __shared__ Frame frame;
-  __shared__ double per_warp[kWarps];
-  // Each thread's own: in registers they would be spilled.
-  __shared__ Visit visits[kThreads];
-  __shared__ double totals[2][kThreads];
-  __shared__ int frame_x, frame_y;
-  const int sharing = flow_sharing(p);
-  const int column_step = sharing < 32 ? sharing : 32, row_step = sharing / column_step;
-  const int member = static_cast<int>(threadIdx.x) % sharing, slot = static_cast<int>(threadIdx.x) / sharing;
-  const ControlTiling tiling = control_tiling(p, sharing);
-  const i64 tiles = tiling.columns * tiling.rows, map = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  Visit& visit = visits[threadIdx.x];
-  {
-    const FlowAxis axis_x = flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline);
-    const FlowAxis axis_y = flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline);
-    const bool sub_samples = p.samples_y > 1 || p.samples_x > 1;
-    const int tile_x = static_cast<int>(tile % tiling.columns * tiling.width);
-    const int tile_y = static_cast<int>(tile / tiling.columns * tiling.height);
-    // The frame begins at the first pixel that the tile's first control point reaches.
-    const int first_x = flow_support(axis_x, tile_x, p.out_width, sub_samples).first;
-    const int first_y = flow_support(axis_y, tile_y, p.out_height, sub_samples).first;
-    const int control_x = tile_x + slot % tiling.width, control_y = tile_y + slot / tiling.width;
-    const bool inside = control_x < p.flow_width && control_y < p.flow_height;
-    const Support columns = flow_support(axis_x, control_x, p.out_width, sub_samples);
-    const Support rows = flow_support(axis_y, control_y, p.out_height, sub_samples);
-    visit = {control_x,
-             control_y,
-             columns.first - first_x + member % column_step,
-             columns.last - first_x,
-             rows.first - first_y + member / column_step,
-             inside ? rows.last - first_y : -1};
-    if (threadIdx.x == 0) {
-      frame_x = first_x;
-      frame_y = first_y;
-    }
+template <typename V>
+struct PlainFlowGradient {
+  using T = float;
+  using Place = PlainTile<FlowFrame<float>>;
+  static constexpr int kBlocks = 2;  // with three some of it is spilled
+  static constexpr bool kOneSample = true;
+
+  static __device__ __forceinline__ void place(const WarpParams& p, i64 sample, int x, int y, Place* tile) {
+    make_plain_tile(tile, &p, sample, x, y);
   }
-  totals[0][threadIdx.x] = totals[1][threadIdx.x] = 0;
+  static __device__ __forceinline__ const FlowFrame<float>& frame(const Place& place) { return place.frame; }
+
+  static __device__ __forceinline__ Point<float> at(const WarpParams& p, const Place& tile, i64 sample, int x, int y,
+                                                    float dx, float dy) {
+    return plain_grad_position<V>(p, tile, tile.frame.at(p, sample, dx, dy), x, y);
+  }
+};
+
+// Tile by tile, a block finds the gradients to the positions, sums them along the rows of the tile for each of its
+// columns of control points, and these sums down their columns. What a thread keeps is its own control point's.
+template <typename Gradient>
+__global__ void __launch_bounds__(kThreads, Gradient::kBlocks)
+    warp_grad_flow_kernel(const __grid_constant__ WarpParams p, const __grid_constant__ ControlGroups groups) {
+  using T = typename Gradient::T;
+  constexpr int kPitch = kTallTile + 1;  // neither a column's threads nor a row's meet in one bank
+  __shared__ typename Gradient::Place place;
+  __shared__ T grad_x[kTileWidth * kPitch], grad_y[kTileWidth * kPitch];
+  __shared__ T along_x[kGroupWidth * kPitch], along_y[kGroupWidth * kPitch];
+  __shared__ T weight_x[kGroupWidth * kTileWidth], weight_y[kGroupHeight * kTallTile];
+  __shared__ Support columns[kGroupWidth], rows[kGroupHeight];  // that each control point reaches
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const unsigned group_columns = static_cast<unsigned>(groups.columns);
+  const unsigned count = group_columns * static_cast<unsigned>(groups.rows);
+  const unsigned map = blockIdx.x / count, group = blockIdx.x % count;
+  const int first_x = static_cast<int>(group % group_columns) * groups.width;
+  const int first_y = static_cast<int>(group / group_columns) * groups.height;
+  const int width = min(groups.width, static_cast<int>(p.flow_width) - first_x);
+  const int height = min(groups.height, static_cast<int>(p.flow_height) - first_y);
+  const bool sub_samples = p.samples_y > 1 || p.samples_x > 1;
+  if (thread < width) {
+    const FlowAxis axis = flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline);
+    columns[thread] = flow_support(axis, first_x + thread, p.out_width, sub_samples);
+  }
+  if (thread < height) {
+    const FlowAxis axis = flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline);
+    rows[thread] = flow_support(axis, first_y + thread, p.out_height, sub_samples);
+  }
+  __syncthreads();
+  double total_x = 0, total_y = 0;
 #pragma unroll 1
   for (i64 sample = map; sample < p.batch; sample += p.map_count) {
-    __syncthreads();  // nobody still reads the frame before
-    if (threadIdx.x == 0) make_frame(&frame, &p, sample, frame_x, frame_y);
-    __syncthreads();
 #pragma unroll 1
-    for (int pixel_dy = visit.first_dy; pixel_dy <= visit.last_dy; pixel_dy += row_step) {
-      T sum_x = T(0), sum_y = T(0);
+    for (int top = rows[0].first; top <= rows[height - 1].last; top += kTallTile) {
 #pragma unroll 1
-      for (int pixel_dx = visit.first_dx; pixel_dx <= visit.last_dx; pixel_dx += column_step) {
-        for_each_sample<T>(p, pixel_dx, pixel_dy, [&](T dx, T dy) {
-          const T weight =
-              control_weight(frame.column, dx, visit.control_x) * control_weight(frame.row, dy, visit.control_y);
-          if (weight == T(0)) return;
-          const Point<T> grad =
-              grad_position<kTaps, Storage>(p, frame, sample, static_cast<unsigned>(frame_x + pixel_dx),
-                                            static_cast<unsigned>(frame_y + pixel_dy), dx, dy);
-          sum_x = fused(weight, grad.x, sum_x);
-          sum_y = fused(weight, grad.y, sum_y);
-        });
+      for (int left = columns[0].first; left <= columns[width - 1].last; left += kTileWidth) {
+        const int end_x = columns[width - 1].last - left + 1, end_y = rows[height - 1].last - top + 1;
+        const int across = min(end_x, kTileWidth), down = min(end_y, kTallTile);
+#pragma unroll 1
+        for (int k = 0; k < (Gradient::kOneSample ? 1 : static_cast<int>(p.samples_y * p.samples_x)); ++k) {
+          const int samples_x = static_cast<int>(p.samples_x);
+          const T offset_x = Gradient::kOneSample ? T(0) : sub_sample_offset<T>(k % samples_x, p.samples_x);
+          const T offset_y = Gradient::kOneSample ? T(0) : sub_sample_offset<T>(k / samples_x, p.samples_y);
+          __syncthreads();  // nobody still reads what stands there
+          if (thread == 0 && k == 0) Gradient::place(p, sample, left, top, &place);
+          __syncthreads();
+          const auto& frame = Gradient::frame(place);
+#pragma unroll 1
+          for (int c = warp; c < width; c += kWarps) {
+            weight_x[c * kTileWidth + lane] =
+                control_weight(frame.column, static_cast<T>(lane) + offset_x, first_x + c);
+          }
+#pragma unroll 1
+          for (int c = warp; c < height; c += kWarps) {
+            weight_y[c * kTallTile + lane] = control_weight(frame.row, static_cast<T>(lane) + offset_y, first_y + c);
+          }
+#pragma unroll 1
+          for (int dy = warp; dy < down; dy += kWarps) {
+            if (lane >= across) break;
+            const Point<T> grad = Gradient::at(p, place, sample, left + lane, top + dy, static_cast<T>(lane) + offset_x,
+                                               static_cast<T>(dy) + offset_y);
+            grad_x[lane * kPitch + dy] = grad.x;
+            grad_y[lane * kPitch + dy] = grad.y;
+          }
+          __syncthreads();
+#pragma unroll 1
+          for (int c = warp; c < width; c += kWarps) {
+            T sum_x = T(0), sum_y = T(0);
+            const int end = min(columns[c].last - left + 1, across);
+#pragma unroll 2
+            for (int dx = max(columns[c].first - left, 0); dx < end; ++dx) {
+              const T weight = weight_x[c * kTileWidth + dx];
+              sum_x = fused(weight, grad_x[dx * kPitch + lane], sum_x);
+              sum_y = fused(weight, grad_y[dx * kPitch + lane], sum_y);
+            }
+            along_x[c * kPitch + lane] = sum_x;
+            along_y[c * kPitch + lane] = sum_y;
+          }
+          __syncthreads();
+          const int own_x = thread % width, own_y = thread / width;
+          if (own_y >= height) continue;
+          T sum_x = T(0), sum_y = T(0);
+          const int end = min(rows[own_y].last - top + 1, down);
+#pragma unroll 2
+          for (int dy = max(rows[own_y].first - top, 0); dy < end; ++dy) {
+            const T weight = weight_y[own_y * kTallTile + dy];
+            sum_x = fused(weight, along_x[own_x * kPitch + dy], sum_x);
+            sum_y = fused(weight, along_y[own_x * kPitch + dy], sum_y);
+          }
+          total_x += static_cast<double>(sum_x);
+          total_y += static_cast<double>(sum_y);
+        }
       }
-      totals[0][threadIdx.x] += static_cast<double>(sum_x);
-      totals[1][threadIdx.x] += static_cast<double>(sum_y);
     }
   }
-  double total_x = totals[0][threadIdx.x], total_y = totals[1][threadIdx.x];
-  if (sharing == 32) {
-    total_x = warp_sum(total_x);
-    total_y = warp_sum(total_y);
-  } else if (sharing == kThreads) {
-    total_x = block_sum(total_x, per_warp);
-    total_y = block_sum(total_y, per_warp);
-  }
-  if (member != 0 || visit.control_x >= p.flow_width || visit.control_y >= p.flow_height) return;
+  const int own_x = thread % width, own_y = thread / width;
+  if (own_y >= height) return;
+  const AxisScale scale_x = axis_scale(p.width, p.out_height, p.out_width, p.align_corners);
+  const AxisScale scale_y = axis_scale(p.height, p.out_height, p.out_width, p.align_corners);
   const i64 plane = p.flow_height * p.flow_width;
-  T* grad = static_cast<T*>(p.grad_flow) + map * 2 * plane + visit.control_y * p.flow_width + visit.control_x;
-  grad[0] = static_cast<T>(total_x * static_cast<double>(frame.half_x));
-  grad[plane] = static_cast<T>(total_y * static_cast<double>(frame.half_y));
+  T* grad = static_cast<T*>(p.grad_flow) + i64{map} * 2 * plane + (first_y + own_y) * p.flow_width + first_x + own_x;
+  grad[0] = static_cast<T>(total_x * scale_x.half_extent);
+  grad[plane] = static_cast<T>(total_y * scale_y.half_extent);
 }
 
 HARDFAST_END

@@ -102,32 +102,41 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   }
 }
 
+// Of one float in fixed point, 24 of which count: floor_cell() takes no larger upper halves.
+constexpr int kMostFloatBits = 53;
+
 // The unit of the sums, 2^-shift, and how much finer the second word's is.
 struct Unit {
   int shift, extra;
-  bool finite;  // else there is no unit, and the gradient is NaN, so that nobody takes a step with it
+  FloatPower power;  // 2^-shift
+  bool finite;       // else there is no unit, and the gradient is NaN, so that nobody takes a step with it
 };
 
+template <typename T>
 __device__ __forceinline__ Unit unit_of(const WarpParams& p, unsigned long long largest) {
   const i64 outputs = p.out_height * p.out_width * (p.image_count == 1 ? p.batch : 1);
-  const int bits = fixed_point_bits(outputs), shift = bits - exponent_above(largest);
-  return {shift < 1000 ? shift : 1000, bits, largest < 0x7ff0000000000000ull};
+  const int enough = fixed_point_bits(outputs);
+  const int bits = kWords<T> == 1 && enough > kMostFloatBits ? kMostFloatBits : enough;
+  const int above = bits - exponent_above(largest), shift = above < 1000 ? above : 1000;
+  return {shift, bits, FloatPower::of(-shift), largest < 0x7ff0000000000000ull};
 }
 
 // 64-bit sums in shared memory, as halves: there the hardware adds 32 bits at once, and 64 only in a loop.
 struct SharedSums {
-  unsigned* low;
-  unsigned* high;
+  unsigned* words;  // [2, kSharedWords]: the lower halves, then the upper ones
 
   __device__ __forceinline__ void add(int at, std::int64_t value) const {
-    const unsigned part = static_cast<unsigned>(value);
-    const unsigned before = atomicAdd(low + at, part);
-    const unsigned carried = static_cast<unsigned>(value >> 32) + (before + part < part ? 1u : 0u);
-    if (carried != 0) atomicAdd(high + at, carried);
+    const unsigned lower = static_cast<unsigned>(value), before = atomicAdd(words + at, lower);
+    add_upper(at, static_cast<unsigned>(value >> 32), before, lower);
+  }
+
+  // The upper half of a summand whose lower one met `before`.
+  __device__ __forceinline__ void add_upper(int at, unsigned upper, unsigned before, unsigned lower) const {
+    atomicAdd(words + at + kSharedWords, upper + (before + lower < lower ? 1u : 0u));
   }
 
   __device__ __forceinline__ std::int64_t read(int at) const {
-    return static_cast<std::int64_t>(static_cast<unsigned long long>(high[at]) << 32 | low[at]);
+    return static_cast<std::int64_t>(static_cast<unsigned long long>(words[at + kSharedWords]) << 32 | words[at]);
   }
 };
 
@@ -147,7 +156,7 @@ __device__ __forceinline__ T fixed_value(std::int64_t high, std::int64_t low, co
   if constexpr (kWords<T> == 2) {
     return from_fixed_pair(high, low, unit.shift, unit.extra);
   } else {
-    return from_fixed(high, unit.shift);
+    return from_fixed(high, unit.power);
   }
 }
 
@@ -158,74 +167,102 @@ struct Owned {
 };
 
 // What one output tile brings to it.
-template <typename Storage, int kTaps, typename T, typename Frame>
-__device__ __forceinline__ void gather_tile(const WarpParams& p, const OutputTiling& tiling, const Tile& tile,
-                                            const Frame& frame, const Owned& own, const SharedSums& sums,
-                                            const Unit& unit) {
-  const T share = sample_share<T>(p);
-  const int plane = own.width * own.height;
-  // With a colour matrix all channels are mixed, of which the block's begin later.
-  const int offset = p.color.data ? static_cast<int>(own.channel) : 0;
-  for_each_pixel(p, tile, tiling.height, [&](unsigned x, unsigned y, int pixel_dx, int pixel_dy) {
-    for_each_sample<T>(p, pixel_dx, pixel_dy, [&](T dx, T dy) {
-      const Cell<T> cell = cell_at<kTaps>(p, frame, tile.sample, dx, dy);
-      bool loaded = false;
-      Channels<T> grad;
-      for_each_tap_slowly<kTaps, 1>(p, cell, [&](const Tap<T>& column, const Tap<T>& row) {
-        // As unsigned numbers, those left of the tile and the constant's -1 are beyond its end too.
-        const unsigned tile_x = static_cast<unsigned>(column.index) - static_cast<unsigned>(own.left);
-        const unsigned tile_y = static_cast<unsigned>(row.index) - static_cast<unsigned>(own.top);
-        const T weight = column.weight * row.weight;
-        if (tile_x >= static_cast<unsigned>(own.width) || tile_y >= static_cast<unsigned>(own.height)) return;
-        if (column.index < 0 || row.index < 0 || weight == T(0)) return;
-        if (!loaded) grad = load_sampled_grad<T, Storage>(p, tile.sample, x, y, own.channel - offset);
-        loaded = true;
-        int at = static_cast<int>(tile_y) * own.width + static_cast<int>(tile_x);
+template <typename Frame, typename Compute, typename Stored, int kTaps>
+struct TileGather {
+  using T = Compute;
+  using Storage = Stored;
+  using Place = Frame;  // where the tile lies
+  static constexpr int kBlocks = kResidentImageBlocks<T, kTaps>;
+
+  static __device__ __forceinline__ void place(const WarpParams& p, const Tile& tile, Frame* frame) {
+    make_frame(frame, &p, tile.sample, tile.first_x, tile.first_y);
+  }
+
+  static __device__ __forceinline__ void add(const WarpParams& p, const OutputTiling& tiling, const Tile& tile,
+                                             const Frame& frame, const Owned& own, const SharedSums& sums,
+                                             const Unit& unit) {
+    const T share = sample_share<T>(p);
+    const int plane = own.width * own.height;
+    // With a colour matrix all channels are mixed, of which the block's begin later.
+    const int offset = p.color.data ? static_cast<int>(own.channel) : 0;
+    for_each_pixel(p, tile, tiling.height, [&](unsigned x, unsigned y, int pixel_dx, int pixel_dy) {
+      for_each_sample<T>(p, pixel_dx, pixel_dy, [&](T dx, T dy) {
+        const Cell<T> cell = cell_at<kTaps>(p, frame, tile.sample, dx, dy);
+        bool loaded = false;
+        Channels<T> grad;
+        for_each_tap_slowly<kTaps, 1>(p, cell, [&](const Tap<T>& column, const Tap<T>& row) {
+          // As unsigned numbers, those left of the tile and the constant's -1 are beyond its end too.
+          const unsigned tile_x = static_cast<unsigned>(column.index) - static_cast<unsigned>(own.left);
+          const unsigned tile_y = static_cast<unsigned>(row.index) - static_cast<unsigned>(own.top);
+          const T weight = column.weight * row.weight;
+          if (tile_x >= static_cast<unsigned>(own.width) || tile_y >= static_cast<unsigned>(own.height)) return;
+          if (column.index < 0 || row.index < 0 || weight == T(0)) return;
+          if (!loaded) grad = load_sampled_grad<T, Storage>(p, tile.sample, x, y, own.channel - offset);
+          loaded = true;
+          int at = static_cast<int>(tile_y) * own.width + static_cast<int>(tile_x);
 #pragma unroll 1
-        for (int c = offset; c < offset + own.channels; ++c, at += plane) {
-          add_fixed(sums, at, grad.pick(c) * share * weight, unit);
-        }
+          for (int c = offset; c < offset + own.channels; ++c, at += plane) {
+            add_fixed(sums, at, grad.pick(c) * share * weight, unit);
+          }
+        });
       });
     });
-  });
-}
+  }
+};
 
 __device__ __forceinline__ bool overlaps(const Box& box, const Owned& own) {
   return box.first_x < i64{own.left} + own.width && box.last_x >= own.left && box.first_y < i64{own.top} + own.height &&
          box.last_y >= own.top && box.first_x <= box.last_x;
 }
 
-template <typename Frame, typename T, typename Storage, int kTaps>
-__global__ void __launch_bounds__(kThreads, kResidentImageBlocks<T, kTaps>)
-    warp_grad_image_kernel(const __grid_constant__ WarpParams p, GradImageScratch scratch) {
-  __shared__ unsigned low[kSharedWords], high[kSharedWords];
-  __shared__ Frame frames[kFramesAtOnce];
+// How the work is cut: by the host, which leaves the registers to the sums.
+struct ImageCut {
+  OutputTiling tiling;
+  TileGroups groups;
+  InputTiling input;
+  i64 shares, tiles, items;
+
+  static ImageCut of(const WarpParams& p, int words) {
+    const OutputTiling tiling = output_tiling(p);
+    const InputTiling input = input_tiling(p, words);
+    const i64 shares = image_shares(p, input);
+    return {tiling, tile_groups(tiling),        input,
+            shares, input.columns * input.rows, p.image_count * shares * input.count()};
+  }
+};
+
+template <typename Gather>
+__global__ void __launch_bounds__(kThreads, Gather::kBlocks)
+    warp_grad_image_kernel(const __grid_constant__ WarpParams p, const __grid_constant__ GradImageScratch scratch,
+                           const __grid_constant__ ImageCut cut) {
+  using T = typename Gather::T;
+  using Storage = typename Gather::Storage;
+  __shared__ unsigned words[2 * kSharedWords];
+  __shared__ typename Gather::Place places[kFramesAtOnce];
   __shared__ int group_list[kThreads], tile_list[kThreads];
   __shared__ int group_count, tile_count;
   __shared__ Owned own;  // in registers these would be spilled
   __shared__ Unit unit;
-  const SharedSums sums = {low, high};
-  const OutputTiling tiling = output_tiling(p);
-  const TileGroups groups = tile_groups(tiling);
-  const InputTiling cut = input_tiling(p, kWords<T>);
-  const i64 shares = image_shares(p, cut), tiles = cut.columns * cut.rows;
+  const SharedSums sums = {words};
+  const OutputTiling& tiling = cut.tiling;
+  const TileGroups& groups = cut.groups;
   const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll 1
-  for (i64 item = blockIdx.x; item < p.image_count * shares * cut.count(); item += gridDim.x) {
-    const i64 channel = item / tiles % cut.channel_groups * cut.channels;
+  for (i64 item = blockIdx.x; item < cut.items; item += gridDim.x) {
+    const i64 image = item / cut.input.count() / cut.shares, share = item / cut.input.count() % cut.shares;
     if (thread == 0) {
-      own = {static_cast<int>(item % cut.columns * cut.width),
-             static_cast<int>(item / cut.columns % cut.rows * cut.height),
-             cut.width,
-             cut.height,
-             static_cast<int>(smaller(p.channels - channel, cut.channels)),
+      const i64 channel = item / cut.tiles % cut.input.channel_groups * cut.input.channels;
+      own = {static_cast<int>(item % cut.input.columns * cut.input.width),
+             static_cast<int>(item / cut.input.columns % cut.input.rows * cut.input.height),
+             cut.input.width,
+             cut.input.height,
+             static_cast<int>(smaller(p.channels - channel, cut.input.channels)),
              channel};
-      unit = unit_of(p, scratch.largest[item / cut.count() / shares]);
+      unit = unit_of<T>(p, scratch.largest[image]);
     }
-    const i64 share = item / cut.count() % shares, image = item / cut.count() / shares;
-    for (int k = thread; k < kSharedWords; k += kThreads) low[k] = high[k] = 0;
+    for (int k = thread; k < 2 * kSharedWords; k += kThreads) words[k] = 0;
 #pragma unroll 1
-    for (i64 sample = image + share; sample < (p.image_count == p.batch ? image + 1 : p.batch); sample += shares) {
+    for (i64 sample = image + share; sample < (p.image_count == p.batch ? image + 1 : p.batch); sample += cut.shares) {
 #pragma unroll 1
       for (i64 first_group = 0; first_group < groups.count; first_group += kThreads) {
         __syncthreads();  // the sums are zero, the tile is known, and nobody still reads the lists before
@@ -264,14 +301,11 @@ __global__ void __launch_bounds__(kThreads, kResidentImageBlocks<T, kTaps>)
               const i64 group = first_group + group_list[candidate / kGroupTiles];
               return tile_at(tiling, sample, tile_of_group(tiling, groups, group, candidate % kGroupTiles));
             };
-            if (thread < made) {
-              const Tile tile = found_tile(thread);
-              make_frame(frames + thread, &p, sample, tile.first_x, tile.first_y);
-            }
+            if (thread < made) Gather::place(p, found_tile(thread), places + thread);
             __syncthreads();
 #pragma unroll 1
             for (int k = 0; k < made; ++k) {
-              gather_tile<Storage, kTaps, T>(p, tiling, found_tile(k), frames[k], own, sums, unit);
+              Gather::add(p, tiling, found_tile(k), places[k], own, sums, unit);
             }
             __syncthreads();
           }
@@ -279,23 +313,26 @@ __global__ void __launch_bounds__(kThreads, kResidentImageBlocks<T, kTaps>)
       }
     }
     __syncthreads();
-    const i64 plane = p.height * p.width;
+    const int side = own.width == 64 ? 6 : 5;
 #pragma unroll 1
-    for (int k = thread; k < kSharedWords / kWords<T>; k += kThreads) {
-      const i64 x = own.left + k % own.width, y = own.top + k / own.width % own.height;
-      const int c = k / (own.width * own.height);
-      if (x >= p.width || y >= p.height || c >= own.channels) continue;
-      const std::int64_t first_word = sums.read(k), second_word = kWords<T> == 2 ? sums.read(k + kSharedWords / 2) : 0;
-      if (scratch.sums) {
-        unsigned long long* sum = scratch.sums + (channel + c) * plane + y * p.width + x;
-        atomicAdd(sum, static_cast<unsigned long long>(first_word));
-        if (kWords<T> == 2) atomicAdd(sum + p.channels * plane, static_cast<unsigned long long>(second_word));
-        continue;
+    for (int c = 0; c < own.channels; ++c) {
+      const i64 from = image * p.grad_image.batch + (own.channel + c) * p.grad_image.channel;
+#pragma unroll 1
+      for (int k = thread; k < own.width * own.height; k += kThreads) {
+        const int x = own.left + (k & (own.width - 1)), y = own.top + (k >> side), at = k + c * own.width * own.height;
+        if (x >= p.width || y >= p.height) continue;
+        const std::int64_t first = sums.read(at), second = kWords<T> == 2 ? sums.read(at + kSharedWords / 2) : 0;
+        if (scratch.sums) {
+          unsigned long long* sum = scratch.sums + ((own.channel + c) * p.height + y) * p.width + x;
+          atomicAdd(sum, static_cast<unsigned long long>(first));
+          if (kWords<T> == 2) {
+            atomicAdd(sum + p.channels * p.height * p.width, static_cast<unsigned long long>(second));
+          }
+          continue;
+        }
+        store_element(p.dtype, static_cast<Storage*>(p.grad_image.data),
+                      from + y * p.grad_image.row + x * p.grad_image.column, fixed_value<T>(first, second, unit));
       }
-      const i64 at = image * p.grad_image.batch + (channel + c) * p.grad_image.channel + y * p.grad_image.row +
-                     x * p.grad_image.column;
-      store_element(p.dtype, static_cast<Storage*>(p.grad_image.data), at,
-                    fixed_value<T>(first_word, second_word, unit));
     }
     __syncthreads();  // before the tile changes and the sums are zeroed again
   }
@@ -305,7 +342,7 @@ __global__ void __launch_bounds__(kThreads, kResidentImageBlocks<T, kTaps>)
 template <typename T, typename Storage>
 __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
     warp_shared_image_kernel(const __grid_constant__ WarpParams p, GradImageScratch scratch) {
-  const Unit unit = unit_of(p, scratch.largest[0]);
+  const Unit unit = unit_of<T>(p, scratch.largest[0]);
   const i64 plane = p.height * p.width, count = p.channels * plane;
 #pragma unroll 1
   for (i64 k = static_cast<i64>(blockIdx.x) * kThreads + threadIdx.x; k < count;

@@ -59,8 +59,8 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
       const Pair<T>* weights = ThinPlateFrame<T>::weights(p, tile.sample);
 #pragma unroll 1
       for (i64 k = 0; k < p.samples_y * p.samples_x; ++k) {
-        const T offset_x = (static_cast<T>(k % p.samples_x) + T(0.5)) / static_cast<T>(p.samples_x) - T(0.5);
-        const T offset_y = (static_cast<T>(k / p.samples_x) + T(0.5)) / static_cast<T>(p.samples_y) - T(0.5);
+        const T offset_x = sub_sample_offset<T>(static_cast<int>(k % p.samples_x), p.samples_x);
+        const T offset_y = sub_sample_offset<T>(static_cast<int>(k / p.samples_x), p.samples_y);
         __syncthreads();  // nobody still reads the pixels before
 #pragma unroll 1
         for (int row = thread_row(); row < tiling.height; row += kBlockRows) {

@@ -6,6 +6,7 @@
 #include "grad_image.h"
 #include "grad_parameters.h"
 #include "launch_plain.h"
+#include "plain_grad_image.h"
 #include "warp.h"
 
 HARDFAST_BEGIN
@@ -96,18 +97,37 @@ cudaError_t launch_grad_constants(const WarpParams& p, double* sums, cudaStream_
   return cudaGetLastError();
 }
 
+template <typename Gather>
+void launch_gather(const WarpParams& p, const GradImageScratch& scratch, cudaStream_t stream) {
+  const ImageCut cut = ImageCut::of(p, kWords<typename Gather::T>);
+  launch(warp_grad_image_kernel<Gather>, grid_size(cut.items), stream, p, scratch, cut);
+}
+
+template <typename Frame>
+bool launch_plain_grad_image(const WarpParams& p, const GradImageScratch& scratch, cudaStream_t stream) {
+  if (!is_plain(p)) return false;
+  launch(warp_plain_reach_kernel<Frame>, tile_blocks(p), stream, p, output_tiling(p), scratch);
+  switch (p.channels) {
+    case 1: launch_gather<PlainGather<Frame, 1>>(p, scratch, stream); break;
+    case 3: launch_gather<PlainGather<Frame, 3>>(p, scratch, stream); break;
+    default: launch_gather<PlainGather<Frame, kChannelBlock>>(p, scratch, stream);
+  }
+  return true;
+}
+
 template <template <typename> class Frame>
 cudaError_t launch_grad_image(const WarpParams& p, const GradImageScratch& scratch, cudaStream_t stream) {
-  const unsigned blocks = grid_size(p.batch * output_tiling(p).count());
+  const bool plain = launch_plain_grad_image<Frame<float>>(p, scratch, stream);
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;
     using Storage = typename V::Storage;
-    launch(warp_reach_kernel<Frame<T>, T, V::kTaps>, blocks, stream, p, scratch);
-    launch(warp_largest_grad_kernel<T, Storage>, blocks, stream, p, scratch);
-    const InputTiling cut = input_tiling(p, kWords<T>);
-    const i64 items = p.image_count * image_shares(p, cut) * cut.count();
-    launch(warp_grad_image_kernel<Frame<T>, T, Storage, V::kTaps>, grid_size(items), stream, p, scratch);
+    if (!plain) {
+      const unsigned blocks = grid_size(p.batch * output_tiling(p).count());
+      launch(warp_reach_kernel<Frame<T>, T, V::kTaps>, blocks, stream, p, scratch);
+      launch(warp_largest_grad_kernel<T, Storage>, blocks, stream, p, scratch);
+      launch_gather<TileGather<Frame<T>, T, Storage, V::kTaps>>(p, scratch, stream);
+    }
     if (!scratch.sums) return;
     const unsigned elements = grid_size(ceil_div(p.channels * p.height * p.width, kThreads));
     launch(warp_shared_image_kernel<T, Storage>, elements, stream, p, scratch);

@@ -19,6 +19,7 @@ inline bool is_plain(const WarpParams& p) {
          !p.color.data && fits_plain(p.image, p.channels, p.height, p.width) &&
          fits_plain(p.output, p.channels, p.out_height, p.out_width) &&
          fits_plain(p.grad_output, p.channels, p.out_height, p.out_width) &&
+         fits_plain(p.grad_image, p.channels, p.height, p.width) &&
          fits_plain(p.flow, 2, p.flow_height, p.flow_width) && p.batch * output_tiling(p).count() <= kMaxBlocks;
 }
 

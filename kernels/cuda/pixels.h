@@ -54,6 +54,12 @@ __device__ __forceinline__ void for_each_sample(const WarpParams& p, int dx, int
   }
 }
 
+// Where sub-sample k of `count` along one axis lies, from the pixel.
+template <typename T>
+__device__ __forceinline__ T sub_sample_offset(int k, i64 count) {
+  return (static_cast<T>(k) + T(0.5)) / static_cast<T>(count) - T(0.5);
+}
+
 template <typename T>
 __device__ __forceinline__ T sample_share(const WarpParams& p) {
   return T(1) / static_cast<T>(p.samples_y * p.samples_x);

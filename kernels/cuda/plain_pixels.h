@@ -44,13 +44,13 @@ struct PlainStrides {
 
 // A tile of one sample, and what positions on its image are measured against.
 template <typename Frame>
-struct PlainTile {
-  Frame frame;
-  i64 sample, image, output, grad_output;  // where the sample begins in each, in elements
-  int first_x, first_y;                    // of the output
-  int origin_x, origin_y;                  // from which positions are counted
+struct alignas(16) PlainTile {
   // Positions between these, the second excluded, have all taps in the image.
   float low_x, end_x, low_y, end_y;
+  int origin_x, origin_y;                  // from which positions are counted
+  int first_x, first_y;                    // of the output
+  i64 sample, image, output, grad_output;  // where the sample begins in each, in elements
+  Frame frame;
 };
 
 template <typename Frame>
@@ -112,7 +112,8 @@ __device__ __forceinline__ FlooredPosition floor_cell(float position) {
 // Whether all four taps of a position lie in the image; false for NaN.
 template <typename Frame>
 __device__ __forceinline__ bool lies_within(const PlainTile<Frame>& tile, Point<float> at) {
-  return at.x >= tile.low_x && at.x < tile.end_x && at.y >= tile.low_y && at.y < tile.end_y;
+  // All at once, for each && would be a branch.
+  return (at.x >= tile.low_x) & (at.x < tile.end_x) & (at.y >= tile.low_y) & (at.y < tile.end_y);
 }
 
 // Whether none does, and no padding rule brings any there.

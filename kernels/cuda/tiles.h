@@ -102,8 +102,8 @@ HARDFAST_HD Strips strips(const WarpParams& p, i64 tiles, i64 values) {
   return {ceil_div(tiles, larger(each, 1)), each};
 }
 
-// Tiles of the input that one block owns, with the channels that it sums at once: 4,096 words in all. Double sums take
-// two words. Tall and wide tiles are reached by fewer tiles of the output from outside; several channels share the
+// Tiles of the input that one block owns, with the channels that it sums at once: up to 4,096 words in all. Double sums
+// take two words. Tall and wide tiles are reached by fewer tiles of the output from outside; several channels share the
 // work of finding their positions.
 struct InputTiling {
   i64 columns, rows, channel_groups;
@@ -114,8 +114,8 @@ struct InputTiling {
 
 HARDFAST_HD InputTiling input_tiling(const WarpParams& p, int words) {
   InputTiling tiling;
-  tiling.channels = p.channels == 1 ? 1 : (p.channels == 2 || words == 2 ? 2 : 4);
-  const int pixels = kSharedWords / words / tiling.channels;  // 4096, 2048, 1024 or 1024
+  tiling.channels = static_cast<int>(larger(smaller(p.channels, words == 2 ? 2 : 4), 1));
+  const int pixels = kSharedWords / words / tiling.channels;  // 4096, 2048, 1365 or 1024
   tiling.width = pixels >= 2048 ? 64 : 32;
   tiling.height = pixels / tiling.width;
   tiling.columns = ceil_div(p.width, tiling.width);

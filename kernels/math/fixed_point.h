@@ -63,11 +63,18 @@ HARDFAST_HD FixedPair to_fixed_pair(double value, int shift, int extra) {
           static_cast<std::int64_t>(__builtin_rint((scaled - whole) * power_of_two(extra)))};
 }
 
-HARDFAST_HD float from_fixed(std::int64_t sum, int shift) {
-  // In two steps, since the power alone may leave the range of float.
-  const int half = shift / 2;
-  return static_cast<float>(sum) * static_cast<float>(power_of_two(-half)) *
-         static_cast<float>(power_of_two(half - shift));
+// 2^exponent as two factors, since it may leave the range of float.
+struct FloatPower {
+  float first, second;
+
+  static HARDFAST_HD FloatPower of(int exponent) {
+    const int half = exponent / 2;
+    return {static_cast<float>(power_of_two(half)), static_cast<float>(power_of_two(exponent - half))};
+  }
+};
+
+HARDFAST_HD float from_fixed(std::int64_t sum, const FloatPower& unit) {
+  return static_cast<float>(sum) * unit.first * unit.second;
 }
 
 HARDFAST_HD double from_fixed_pair(std::int64_t high, std::int64_t low, int shift, int extra) {
