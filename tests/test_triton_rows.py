@@ -37,6 +37,7 @@ CASES = [
     *[("distillation_loss", options) for options in DISTILLATION_OPTIONS],
 ]
 PLAIN_CASES = [("kl_disagreement", {}), ("confidence_disagreement", {"form": "log"}), ("distillation_loss", {})]
+KL_FORWARD = {"DIVERGENCE": 0, "TO_STUDENT": False, "TO_TEACHER": False, "WEIGHTED": False, "ONE_TILE": False}
 BATCH_MEAN = {"kl_disagreement": "batchmean", "confidence_disagreement": "mean", "distillation_loss": "mean"}
 
 
@@ -61,8 +62,11 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     @pytest.mark.parametrize(
         ("module", "kernel", "constants"),
         [
-            ("kl_disagreement", "forward_kernel", {"DIVERGENCE": 0}),
+            ("kl_disagreement", "forward_kernel", KL_FORWARD | {"TO_STUDENT": True, "ONE_TILE": True}),
+            ("kl_disagreement", "forward_kernel", KL_FORWARD | {"TO_TEACHER": True, "WEIGHTED": True}),
             ("kl_disagreement", "backward_kernel", {"DIVERGENCE": 2, "TO_STUDENT": True, "TO_TEACHER": True}),
+            ("kl_disagreement", "sum_kernel", {}),
+            ("scale_unless_one", "scale_kernel", {}),
             ("confidence_disagreement", "forward_kernel", {"FORM": 0}),
             ("confidence_disagreement", "backward_kernel", {"FORM": 0, "OF_TEACHER": False}),
             ("distillation_loss", "forward_kernel", {"HAS_LABELS": True, "SMOOTH": True}),
@@ -76,19 +80,23 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         from triton.compiler import ASTSource
 
         function = getattr(importlib.import_module(f"hardfast._triton.{module}"), kernel)
-        constants = {**constants, "DTYPE": triton.language.float32, "ROWS": 2, "BLOCK": 1024}
+        parameters = inspect.signature(function.fn).parameters
+        constants |= {"DTYPE": triton.language.float32, "ROWS": 2, "BLOCK": 1024}
+        constants = {name: value for name, value in constants.items() if name in parameters}
         signature = {}
-        for name, parameter in inspect.signature(function.fn).parameters.items():
+        for name, parameter in parameters.items():
             if name in constants:
                 signature[name] = "constexpr"
             elif name == "labels":
                 signature[name] = "*i64"
-            elif name in ("row_stats", "grad_loss", "scaled_grad"):
+            elif "float64" in str(parameter.annotation):
+                signature[name] = "fp64"
+            elif name in ("row_stats", "loss", "grad_loss", "scaled_grad", "values", "factor"):
                 signature[name] = "*fp32"
             elif name in ("student", "teacher", "logits") or (name.startswith("grad_") and name != "grad_stride"):
                 signature[name] = "*bf16"
             else:
-                signature[name] = "fp64" if "float64" in str(parameter.annotation) else "i32"
+                signature[name] = "i32"
         source = ASTSource(function, signature, constexprs=constants)
         compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32))
         assert "st.global" in compiled.asm["ptx"]
@@ -261,3 +269,28 @@ else:
         assert [x.shape for x in empty] == [(), (0, 12), (0, 12)]
         assert empty[0] == 0
         assert pair(op, labels[:0])[0](student[:0], teacher[:0]).isnan()
+
+    @pytest.mark.parametrize("shape", [(1,), (7, 3), (5, 4100)])
+    def test_gradients_are_scaled_where_the_factor_is_not_one(shape):
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        for factor in (1.0, 0.5, float("nan")):
+            scaled = values.clone()
+            torch.ops.hardfast._scale_unless_one(scaled, torch.tensor(factor))
+            torch.testing.assert_close(scaled, values * factor, rtol=0, atol=0, equal_nan=True)
+
+    @pytest.mark.parametrize("weighted", [False, True])
+    @pytest.mark.parametrize("options", KL_OPTIONS, ids=str)
+    @pytest.mark.parametrize("classes", [30, 70])
+    def test_one_launch_finds_loss_and_gradients(classes, options, weighted, small_tiles):
+        student, teacher, _ = random_rows((6, classes), torch.float64)
+        grad = torch.linspace(0.5, 2, 6, dtype=torch.float64) if weighted else None
+        temperature, divergence = options.get("temperature", 1.0), options.get("divergence", "forward")
+        targets = [torch.empty_like(student), torch.empty_like(teacher)]
+        call = torch.ops.hardfast._kl_disagreement_with_gradients
+        loss, _ = call(grad, student, teacher, *targets, temperature, divergence, 1 if weighted else 0, 3)
+        leaves = [student.requires_grad_(), teacher.requires_grad_()]
+        rows = reference.kl_disagreement(*leaves, reduction="none", **options) / 3
+        expected = rows if weighted else rows.sum()
+        torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+        for mine, other in zip(targets, torch.autograd.grad(expected, leaves, grad), strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)

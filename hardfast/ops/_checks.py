@@ -91,11 +91,16 @@ def real_values(name: str, values: Any, dtype: torch.dtype, device: torch.device
     return torch.stack(entries)
 
 
-def inspectable(value: Tensor) -> bool:
-    """Whether looking at the values of a tensor costs no synchronisation and breaks no traced graph."""
+def eager(value: Tensor) -> bool:
+    """Whether a tensor holds data that is computed with here and now: it is not traced, mapped or faked."""
     if type(value) not in (Tensor, torch.nn.Parameter):  # others may hold no data: fake tensors
         return False
-    return value.is_cpu and not torch.compiler.is_compiling() and not transforms_active()
+    return not torch.compiler.is_compiling() and not transforms_active()
+
+
+def inspectable(value: Tensor) -> bool:
+    """Whether looking at the values of a tensor costs no synchronisation and breaks no traced graph."""
+    return value.is_cpu and eager(value)
 
 
 class NotFiniteError(ValueError, FloatingPointError):

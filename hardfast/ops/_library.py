@@ -78,6 +78,7 @@ def load_backends() -> None:
                 LIBRARY.impl(f"_{op}_backward", _triton_launcher(op, "backward"), key)
                 if op in WITH_GRADIENTS:
                     LIBRARY.impl(f"_{op}_with_gradients", _triton_launcher(op, "with_gradients"), key)
+                    LIBRARY.impl("_scale_unless_one", _triton_launcher("scale_unless_one", "forward"), key)
 
 
 def _load(name: str) -> str | None:

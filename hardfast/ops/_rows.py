@@ -23,6 +23,17 @@ from hardfast.ops._transforms import differentiable
 from hardfast.ops.keep_memory import empty_result
 
 REDUCTIONS = ("mean", "sum", "none")
+# On a GPU the host must not wait to learn that a gradient is 1: there the kernel asks.
+LIBRARY.define("_scale_unless_one(Tensor(a!) values, Tensor factor) -> ()")
+
+
+def _scale(values: Tensor, factor: Tensor) -> None:
+    values.mul_(factor)
+
+
+LIBRARY.impl("_scale_unless_one", _scale, "CompositeExplicitAutograd")
+torch.library.register_fake("hardfast::_scale_unless_one", lambda values, factor: None, lib=LIBRARY)
+_scale_unless_one = torch.ops.hardfast._scale_unless_one.default
 
 
 class RowLoss:
@@ -107,8 +118,13 @@ class RowLoss:
                 if gradients is None:  # a second backward through the same graph
                     student, teacher, _ = ctx.saved_tensors
                     *_, gradients = loss_and_gradients(student, teacher, wanted, ctx.options)
-                if is_in_torch_dispatch_mode() or grad.item() != 1:  # a mode may be tracing: it must not see the value
-                    gradients = [g if g is None else g.mul_(grad) for g in gradients]
+                given = [g for g in gradients if g is not None]
+                if not grad.is_cpu:
+                    for gradient in given:
+                        _scale_unless_one(gradient, grad)
+                elif is_in_torch_dispatch_mode() or grad.item() != 1:  # a mode that traces must not see the value
+                    for gradient in given:
+                        gradient.mul_(grad)
                 return *gradients, *constant
 
         return GradientsAhead.apply
@@ -233,8 +249,9 @@ def _gradients_fit_ahead(student: Tensor, teacher: Tensor) -> bool:
         torch.is_grad_enabled()
         and (student.requires_grad or teacher.requires_grad)
         and student.dtype in (torch.float32, torch.float64)
-        and _checks.inspectable(student)
-        and _checks.inspectable(teacher)
+        and student.device.type in ("cpu", "cuda")
+        and _checks.eager(student)
+        and _checks.eager(teacher)
     )
 
 

@@ -43,10 +43,10 @@ def kl_disagreement(
         A scalar, or ``[...]`` for ``reduction="none"``; float64 for float64 logits, otherwise float32: a half
         precision loss would lose most of its digits. An empty batch gives an empty or zero sum, and NaN for a mean.
 
-    Gradients: to both logits, each alone or together, to any order, in reverse mode. On the CPU those of a scalar loss
-    of float32 or float64 logits are computed in the forward, row by row while it has the exponentials at hand, and only
-    multiplied in the backward: evaluate under ``torch.no_grad()``. A second backward through one graph, which
-    needs ``retain_graph=True``, computes them again.
+    Gradients: to both logits, each alone or together, to any order, in reverse mode. Those of a scalar loss of float32
+    or float64 logits are computed in the forward, row by row while it has them at hand, and only multiplied in the
+    backward: evaluate under ``torch.no_grad()``. A second backward through one graph, which needs
+    ``retain_graph=True``, computes them again. Not where the op is compiled or mapped.
 
     Memory: seven numbers a row are kept for the backward, and where they are computed early the gradients, which are
     allocated once either way; besides two rows per thread for half precision, and three for gradients.
