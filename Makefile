@@ -20,7 +20,7 @@ help:
 	@echo 'make train   distil the digits teacher with HARD and its baselines; RECIPE=... and ARGS="--seeds 1" choose'
 	@echo 'make test    lint and run all tests'
 	@echo 'make test-asan  10,000 random warps under AddressSanitizer and UBSan; MARCH=native for the widest vectors'
-	@echo 'make kernels    compile the CUDA kernels; registers, spills and shared memory of each: a spill is an error'
+	@echo 'make kernels    compile the CUDA kernels; registers, spills, shared memory and instructions: a spill is an error'
 	@echo 'make test-gpu   all tests of the ops on the GPU; without one it fails'
 	@echo 'make sanitize-gpu  every CUDA kernel under compute-sanitizer: memcheck and racecheck'
 	@echo 'make bench   time the ops and steps beside everything that does the same; ARGS="--quick" or "--filter warp" for less'
@@ -52,7 +52,7 @@ kernels: $(VENV)/.installed
 	  -DHARDFAST_CUDA_ARCHITECTURES='$(or $(HARDFAST_CUDA_ARCHITECTURES),80;86;89;90;100;120)'
 	$(BIN)/cmake --build build/kernels --target cuda_kernels --clean-first > build/kernels.log 2>&1 || \
 	  { cat build/kernels.log; exit 1; }
-	$(BIN)/python kernels/report.py build/kernels.log $(ARGS)
+	$(BIN)/python kernels/report.py build/kernels.log --objects build/kernels $(ARGS)
 
 test-gpu: setup
 	HARDFAST_REQUIRE=cuda,triton $(BIN)/python -m pytest -p no:cacheprovider tests/gpu $(ARGS)

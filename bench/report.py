@@ -252,8 +252,23 @@ def _unmeasured_gpu(kernels: Path) -> list[str]:
         blocks += [
             "The compiled CUDA kernels, the worst of their instances (`make kernels`):",
             _kernel_table(kernels),
+            *_instruction_table(kernels),
         ]
     return blocks
+
+
+def _instruction_table(path: Path) -> list[str]:
+    """What a pixel takes in the kernels that were disassembled."""
+    table = [["kernel", "instructions"]]
+    for name, by_architecture in json.loads(path.read_text()).items():
+        table += [[f"`{name}`", str(u["instructions"])] for u in by_architecture.values() if "instructions" in u]
+    if len(table) == 1:
+        return []
+    return [
+        "Instructions that a pixel of three channels takes on sm_90 if all its taps lie in the image, read from the "
+        "disassembly. *Layout* 0 has a plane for each channel, 1 has the channels last.",
+        "\n".join(_markdown(table)),
+    ]
 
 
 def _kernel_table(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import runpy
 import sys
@@ -157,9 +158,39 @@ def test_kernels_are_kept_as_json(tmp_path, monkeypatch, capsys):
     )
     target = tmp_path / "kernels.json"
     monkeypatch.setattr(sys, "argv", ["report.py", str(log), "--json", str(target)])
+    monkeypatch.syspath_prepend(ROOT / "kernels")
     runpy.run_path(str(ROOT / "kernels" / "report.py"), run_name="__main__")
     (usage,) = json.loads(target.read_text()).values()
     assert usage == {"sm_90": {"registers": 24, "stack": 0, "spills": 0, "shared": 2048}}
+
+
+SASS = """
+		Function : kernel
+	.headerflags	@"EF_CUDA_SM90"
+        /*0000*/                   IMAD R1, R1, R2, R3 ;            /* 0x0 */
+        /*0010*/                   FADD R2, R2, R3 ;                /* 0x0 */
+        /*0020*/               @P0 BRA 0x70 ;                       /* 0x0 */
+        /*0030*/                   LDG.E R4, desc[UR4][R2.64] ;     /* 0x0 */
+        /*0040*/                   LDG.E.64 R6, desc[UR4][R8.64] ;  /* 0x0 */
+        /*0050*/                   FFMA R4, R4, R6, R7 ;            /* 0x0 */
+        /*0060*/                   BRA 0x90 ;                       /* 0x0 */
+        /*0070*/                   FMUL R4, R4, R6 ;                /* 0x0 */
+        /*0080*/                   FMUL R4, R4, R6 ;                /* 0x0 */
+        /*0090*/                   STG.E desc[UR4][R2.64], R4 ;     /* 0x0 */
+        /*00a0*/              @!P1 BRA 0x10 ;                       /* 0x0 */
+        /*00b0*/                   EXIT ;                           /* 0x0 */
+        /*00c0*/                   BRA 0xc0;                        /* 0x0 */
+"""
+
+
+def test_instructions_of_the_path_that_loads_most(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "kernels")
+    sass = importlib.import_module("sass")
+    ((name, code),) = sass.functions(SASS)
+    assert name == "kernel"
+    assert sass.count_pixel(code) == 8  # from 0x10 to 0xa0, without the two that only other pixels take
+    without_loop = [(address, text) for address, text in code if "@!P1" not in text]
+    assert sass.count_pixel(without_loop) is None
 
 
 def test_the_plot_knows_its_numbers(tmp_path):
