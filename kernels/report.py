@@ -25,7 +25,7 @@ USED = re.compile(r"Used (\d+) registers")
 SHARED = re.compile(r"(\d+) bytes smem")
 # Those whose loop has one path that loads all taps, without loops of its own.
 STRAIGHT = re.compile(
-    r"warp_plain_forward_kernel<(Affine|Projective|DenseFlow)Frame<float>, PlainVariant<(float|BFloat16), \(Layout\)\d, 3>"
+    r"warp_plain_forward_kernel<(Affine|Projective|DenseFlow)Frame.*PlainVariant<(float|BFloat16), \(Layout\)\d, 3>"
     r"|warp_plain_grad_(matrix|dense_flow)_kernel<.*PlainVariant<(float|BFloat16), \(Layout\)\d, 3>"
     r"|PlainGather<(Affine|Projective)Frame<float>, 3>"
 )
