@@ -425,6 +425,18 @@ def test_a_second_backward_is_not_disturbed_by_the_first():
     assert torch.equal(student_alone[0], kept[0])
 
 
+def test_gradients_of_a_batch_of_incoming_ones():
+    student, teacher = (x.requires_grad_() for x in random_logits((6, 50), torch.float32))
+    loss = kl_disagreement(student, teacher)
+    incoming = torch.tensor([1.0, -2.5])
+    batched = torch.autograd.grad(loss, (student, teacher), incoming, is_grads_batched=True, retain_graph=True)
+    mapped = torch.vmap(lambda g: torch.autograd.grad(loss, (student, teacher), g, retain_graph=True))(incoming)
+    once = torch.autograd.grad(loss, (student, teacher))
+    for mine, other, one in zip(batched, mapped, once, strict=True):
+        torch.testing.assert_close(mine, incoming[:, None, None] * one)
+        torch.testing.assert_close(other, mine)
+
+
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("classes", [10, 17])

@@ -155,6 +155,26 @@ def test_a_loss_added_to_itself_and_shared_tensors():
     torch.testing.assert_close(ours, theirs)
 
 
+def test_gradients_of_a_batch_of_incoming_ones():
+    features = torch.randn(5, 3, requires_grad=True)
+    loss = linear_kl_disagreement(features, torch.randn(6, 3), torch.randn(5, 3), torch.randn(6, 3))
+    incoming = torch.tensor([1.0, -2.5])
+    (batched,) = torch.autograd.grad(loss, features, incoming, is_grads_batched=True, retain_graph=True)
+    (once,) = torch.autograd.grad(loss, features)
+    torch.testing.assert_close(batched, incoming[:, None, None] * once)
+
+
+def test_narrower_teacher_logits_in_any_layout():
+    features, weight = torch.randn(6, 4, requires_grad=True), torch.randn(7, 4)
+    teacher = torch.randn(7, 6).bfloat16().t().requires_grad_()
+    grads = [
+        torch.autograd.grad(linear_kl_disagreement(features, weight, logits), (features, teacher))
+        for logits in (teacher, teacher.contiguous())
+    ]
+    for mine, other in zip(*grads, strict=True):
+        assert torch.equal(mine, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
     tensors = [random_heads(5, 3, 4, 7, dtype)[name].requires_grad_() for name in NAMES]

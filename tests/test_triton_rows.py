@@ -294,3 +294,47 @@ else:
         torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
         for mine, other in zip(targets, torch.autograd.grad(expected, leaves, grad), strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+    @pytest.mark.parametrize("factor", [1.0, -2.5])
+    def test_gradients_found_ahead_are_multiplied_without_the_host(factor, monkeypatch):
+        """The way of a GPU, through tensors that deny being on the CPU."""
+        student, teacher, _ = random_rows((6, 70), torch.float32)
+        leaves = [student.requires_grad_(), teacher.requires_grad_()]
+        expected = torch.autograd.grad(factor * reference.kl_disagreement(*leaves), leaves)
+        loss = factor * ops.kl_disagreement(*leaves)
+        monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda tensor: False))
+        monkeypatch.setattr(torch.Tensor, "item", None)
+        for _ in range(2):  # the second backward finds them anew
+            for mine, other in zip(torch.autograd.grad(loss, leaves, retain_graph=True), expected, strict=True):
+                torch.testing.assert_close(mine, other)
+
+    @pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen_shannon"])
+    @pytest.mark.parametrize("classes", [10, 300])
+    def test_near_agreement_is_as_exact_as_torchs(classes, divergence):
+        student, _, _ = random_rows((8, classes), torch.float32)
+        teacher = student + 1e-4 * torch.randn(student.shape, generator=torch.Generator().manual_seed(1))
+
+        def found(function, dtype):
+            leaves = [student.to(dtype).requires_grad_(), teacher.to(dtype).requires_grad_()]
+            loss = function(*leaves, divergence=divergence, reduction="sum")
+            return loss.detach(), *torch.autograd.grad(loss, leaves)
+
+        exact = found(reference.kl_disagreement, torch.float64)
+        peers = found(reference.kl_disagreement, torch.float32)
+        results = found(ops.kl_disagreement, torch.float32)
+        for mine, peer, true in zip(results[1:], peers[1:], exact[1:], strict=True):
+            assert_as_exact(mine, peer, true)
+        if divergence == "jensen_shannon":  # what each half rounds off cancels
+            torch.testing.assert_close(results[0].double(), exact[0], rtol=0, atol=1e-7)
+            assert all(gradient.sum(1).abs().max() < 1e-10 for gradient in results[1:])
+
+    def test_gradients_in_place_of_the_logits(small_tiles):
+        student, teacher, _ = random_rows((6, 70), torch.float32)
+        call = torch.ops.hardfast._kl_disagreement_with_gradients
+        apart = [torch.empty_like(student), torch.empty_like(teacher)]
+        call(None, student, teacher, *apart, 2.0, "forward", 0, 6)
+        call(None, student, teacher, student, teacher, 2.0, "forward", 0, 6)
+        assert torch.equal(student, apart[0])
+        assert torch.equal(teacher, apart[1])
+        with pytest.raises(ValueError, match="a gradient must be contiguous"):
+            call(None, student, teacher, torch.empty(70, 6).t(), None, 2.0, "forward", 0, 6)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hardfast.ops._library import LIBRARY
-from hardfast.ops._transforms import transforms_active
+from hardfast.ops._transforms import is_mapped
 
 LIBRARY.define("_are_finite(Tensor values) -> bool")
 LIBRARY.impl("_are_finite", lambda values: bool(torch.isfinite(values).all()), "CompositeExplicitAutograd")
@@ -95,7 +95,7 @@ def eager(value: Tensor) -> bool:
     """Whether a tensor holds data that is computed with here and now: it is not traced, mapped or faked."""
     if type(value) not in (Tensor, torch.nn.Parameter):  # others may hold no data: fake tensors
         return False
-    return not torch.compiler.is_compiling() and not transforms_active()
+    return not torch.compiler.is_compiling() and not is_mapped(value)
 
 
 def inspectable(value: Tensor) -> bool:

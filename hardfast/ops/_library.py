@@ -78,7 +78,8 @@ def load_backends() -> None:
                 LIBRARY.impl(f"_{op}_backward", _triton_launcher(op, "backward"), key)
                 if op in WITH_GRADIENTS:
                     LIBRARY.impl(f"_{op}_with_gradients", _triton_launcher(op, "with_gradients"), key)
-                    LIBRARY.impl("_scale_unless_one", _triton_launcher("scale_unless_one", "forward"), key)
+        if any(_choice(op, device)[0] == "triton" for op in WITH_GRADIENTS):
+            LIBRARY.impl("_scale_unless_one", _triton_launcher("scale_unless_one", "forward"), key)
 
 
 def _load(name: str) -> str | None:
@@ -139,6 +140,12 @@ def _choice(op: str, device: str) -> tuple[str | None, list[str]]:
             return name, reasons
         reasons.append(reason)
     return None, reasons or [f"it has no {device} kernel"]
+
+
+@cache
+def has_kernel(op: str, device: str) -> bool:
+    """Whether something other than plain PyTorch serves an op on this type of device."""
+    return _choice(op, device)[0] is not None
 
 
 def register_fallback(op: str, function: Callable[..., Any]) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from hardfast.ops import _checks
-from hardfast.ops._library import LIBRARY, WITH_GRADIENTS, register_fallback
-from hardfast.ops._transforms import differentiable
+from hardfast.ops._library import LIBRARY, WITH_GRADIENTS, has_kernel, register_fallback
+from hardfast.ops._transforms import differentiable, is_mapped
 from hardfast.ops.keep_memory import empty_result
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -57,6 +57,7 @@ class RowLoss:
             f"_{name}_backward(Tensor grad, {logits}Tensor row_stats, {options}, bool[2] output_mask) "
             "-> (Tensor, Tensor)"
         )
+        self._name = name
         self._inputs = 3 if labelled else 2
         self._row_stats = row_stats
         self._reference = reference
@@ -111,7 +112,7 @@ class RowLoss:
             @staticmethod
             def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
                 wanted, constant = ctx.needs_input_grad[:2], (None,) * len(ctx.options)
-                if torch.is_grad_enabled():
+                if torch.is_grad_enabled() or is_mapped(grad):
                     both = differentiable_backward(grad, *ctx.saved_tensors, *ctx.options, list(wanted))
                     return *(g if asked else None for g, asked in zip(both, wanted, strict=True)), *constant
                 gradients, ctx.gradients = ctx.gradients, None
@@ -140,7 +141,7 @@ class RowLoss:
             student, teacher = student.reshape(-1, shape[-1]), teacher.reshape(-1, shape[-1])
             labels = [value.reshape(-1) for value in labels]
         per_sample = reduction == "none"
-        if self._ahead is not None and not per_sample and _gradients_fit_ahead(student, teacher):
+        if self._ahead is not None and not per_sample and _gradients_fit_ahead(self._name, student, teacher):
             return self._ahead(student, teacher, *options, 0, divisor)
         loss, _ = self._forward(student, teacher, *labels, *options, 1 if per_sample else 0, divisor)
         return loss.reshape(shape[:-1]) if per_sample and len(shape) != 2 else loss
@@ -244,14 +245,14 @@ class RowLoss:
         return unfolded, (0, 0)
 
 
-def _gradients_fit_ahead(student: Tensor, teacher: Tensor) -> bool:
+def _gradients_fit_ahead(name: str, student: Tensor, teacher: Tensor) -> bool:
     return (
         torch.is_grad_enabled()
         and (student.requires_grad or teacher.requires_grad)
         and student.dtype in (torch.float32, torch.float64)
-        and student.device.type in ("cpu", "cuda")
         and _checks.eager(student)
         and _checks.eager(teacher)
+        and has_kernel(name, student.device.type)  # plain PyTorch would have nothing of it
     )
 
 

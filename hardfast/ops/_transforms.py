@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hardfast.ops._library import LIBRARY
 
@@ -56,3 +57,8 @@ def differentiable(
 def transforms_active() -> bool:
     """Whether a transform of ``torch.func`` is running; the compiler traces through those by itself."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def is_mapped(value: Tensor) -> bool:
+    """Whether a tensor stands for a batch of them: under functorch, or a gradient with ``is_grads_batched=True``."""
+    return transforms_active() or torch._C._functorch.is_legacy_batchedtensor(value)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from hardfast import reference
 from hardfast.ops import _checks
 from hardfast.ops._library import LIBRARY
-from hardfast.ops._transforms import differentiable, transforms_active
+from hardfast.ops._transforms import differentiable, is_mapped, transforms_active
 from hardfast.ops.kl_disagreement import DIVERGENCES, REDUCTIONS
 from hardfast.reference.kl_disagreement import reduction_divisor
 
@@ -208,7 +208,9 @@ class _Head:
         if self.weight is not None:
             return logits
         grad_features = self.gradients[0][rows]
-        return grad_features if grad_features.dtype == logits.dtype else torch.empty_like(logits)
+        if grad_features.dtype == logits.dtype:
+            return grad_features
+        return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
     def add(self, grad_logits: Tensor, rows: slice) -> None:
         grad_features, grad_weight, grad_bias = self.gradients
@@ -388,7 +390,7 @@ def _autograd(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ..
         return (None,) * 6 + constant
     inputs = ctx.saved_tensors
     at_hand = ctx.gradients is not None and all(has for has, needs in zip(ctx.mask, wanted, strict=True) if needs)
-    if at_hand and not torch.is_grad_enabled():
+    if at_hand and not torch.is_grad_enabled() and not is_mapped(grad):
         grads = _scaled(ctx.gradients, inputs, _share(grad, inputs, ctx.options))
         ctx.gradients = None
     else:

@@ -30,7 +30,7 @@ from hardfast._triton._logit_rows import (
 )
 
 ROW_STATS = tl.constexpr(7)
-MOST_SUMMED = 1 << 16  # rows that one program sums
+MOST_SUMMED = 1 << 13  # rows that one program sums
 DIVERGENCES = {"forward": 0, "reverse": 1, "jensen_shannon": 2}
 
 
@@ -54,6 +54,9 @@ def with_gradients(
     divisor: int,
 ) -> tuple[Tensor, Tensor]:
     """The loss, and in the same launch the gradients that are asked for, which may take the place of the logits."""
+    for target, logits in ((grad_student, student_logits), (grad_teacher, teacher_logits)):
+        if target is not None and not (target.is_contiguous() and target.shape == logits.shape):
+            raise ValueError(f"a gradient must be contiguous, {list(logits.shape)}, got {list(target.shape)}")
     student, teacher = with_contiguous_rows(student_logits), with_contiguous_rows(teacher_logits)
     rows, classes = student.shape
     row_stats = torch.empty((rows, ROW_STATS.value), dtype=compute_dtype(student), device=student.device)
@@ -96,7 +99,7 @@ def _sum_rows(row_stats: Tensor, group_rows: int, scale: float, divisor: int) ->
             sum_kernel[(1,)](row_stats, loss, rows, scale / divisor, BLOCK=min(triton.next_power_of_2(rows), 1024))
         return loss
     values = row_stats[:, 5] + row_stats[:, 6]  # one of them is zero, but for Jensen-Shannon
-    return (group_sum(values, group_rows) * scale / divisor).to(row_stats.dtype)
+    return (group_sum(values.clamp(min=0), group_rows) * scale / divisor).to(row_stats.dtype)
 
 
 def backward(
@@ -277,8 +280,6 @@ def forward_kernel(
                 )  # fmt: skip
                 from_teacher += more_teacher
                 from_student += more_student
-        from_teacher = tl.where(from_teacher < 0.0, 0.0, from_teacher)
-        from_student = tl.where(from_student < 0.0, 0.0, from_student)
 
     stats = row_stats + rows * ROW_STATS
     tl.store(stats, shift_s, mask=row_mask)
@@ -299,8 +300,10 @@ def forward_kernel(
             grad_teacher, rows, row_mask, columns, classes, scale, TO_STUDENT, TO_TEACHER, DIVERGENCE,
         )  # fmt: skip
         if not ONE_TILE:
+            # From the end, which was read last and may still be in cache.
+            end = (classes + BLOCK - 1) // BLOCK * BLOCK
             for start in range(BLOCK, classes, BLOCK):
-                later = start + columns
+                later = end - start + columns
                 write_gradients(
                     load_tile(student, rows, row_mask, student_row, later, classes, DTYPE),
                     load_tile(teacher, rows, row_mask, teacher_row, later, classes, DTYPE),
@@ -323,8 +326,9 @@ def sum_kernel(
         rows = start + tl.arange(0, BLOCK)
         stats = row_stats + rows * ROW_STATS
         mask = rows < row_count
-        total += tl.load(stats + 5, mask=mask, other=0.0).to(tl.float64)
-        total += tl.load(stats + 6, mask=mask, other=0.0).to(tl.float64)
+        # Of Jensen-Shannon's two what is rounded off cancels in their sum alone, which may be negative by it.
+        value = tl.load(stats + 5, mask=mask, other=0.0) + tl.load(stats + 6, mask=mask, other=0.0)
+        total += tl.where(value < 0.0, 0.0, value).to(tl.float64)
     tl.store(loss, (tl.sum(total, 0) * factor).to(loss.dtype.element_ty))
 
 
