@@ -70,6 +70,7 @@ template <typename Compute, typename Storage, int kTaps>
 struct FlowGradient {
   using T = Compute;
   using Place = FlowFrame<T>;
+  struct NoImage {};
   static constexpr int kBlocks = kResidentBlocks<T>;
   static constexpr bool kOneSample = false;
 
@@ -77,9 +78,10 @@ struct FlowGradient {
     make_frame(frame, &p, sample, x, y);
   }
   static __device__ __forceinline__ const FlowFrame<T>& frame(const Place& place) { return place; }
+  static __device__ __forceinline__ NoImage image(const WarpParams& /*p*/, const Place& /*place*/) { return {}; }
 
-  static __device__ __forceinline__ Point<T> at(const WarpParams& p, const Place& frame, i64 sample, int x, int y, T dx,
-                                                T dy) {
+  static __device__ __forceinline__ Point<T> at(const WarpParams& p, const Place& frame, NoImage /*image*/, i64 sample,
+                                                int x, int y, T dx, T dy) {
     return grad_position<kTaps, Storage>(p, frame, sample, static_cast<unsigned>(x), static_cast<unsigned>(y), dx, dy);
   }
 };
@@ -95,10 +97,14 @@ struct PlainFlowGradient {
     make_plain_tile(tile, &p, sample, x, y);
   }
   static __device__ __forceinline__ const FlowFrame<float>& frame(const Place& place) { return place.frame; }
+  static __device__ __forceinline__ PlainImage<V> image(const WarpParams& p, const Place& place) {
+    return PlainImage<V>(p, place.image);
+  }
 
-  static __device__ __forceinline__ Point<float> at(const WarpParams& p, const Place& tile, i64 sample, int x, int y,
-                                                    float dx, float dy) {
-    return plain_grad_position<V>(p, tile, tile.frame.at(p, sample, dx, dy), x, y);
+  static __device__ __forceinline__ Point<float> at(const WarpParams& p, const Place& tile, const PlainImage<V>& image,
+                                                    i64 sample, int x, int y, float dx, float dy) {
+    return plain_grad_position(p, tile, image, tile.frame.at(p, sample, dx, dy),
+                               grad_at<typename V::Storage>(p, tile, x - tile.first_x, y - tile.first_y));
   }
 };
 
@@ -150,6 +156,7 @@ __global__ void __launch_bounds__(kThreads, Gradient::kBlocks)
           if (thread == 0 && k == 0) Gradient::place(p, sample, left, top, &place);
           __syncthreads();
           const auto& frame = Gradient::frame(place);
+          const auto image = Gradient::image(p, place);
 #pragma unroll 1
           for (int c = warp; c < width; c += kWarps) {
             weight_x[c * kTileWidth + lane] =
@@ -162,8 +169,8 @@ __global__ void __launch_bounds__(kThreads, Gradient::kBlocks)
 #pragma unroll 1
           for (int dy = warp; dy < down; dy += kWarps) {
             if (lane >= across) break;
-            const Point<T> grad = Gradient::at(p, place, sample, left + lane, top + dy, static_cast<T>(lane) + offset_x,
-                                               static_cast<T>(dy) + offset_y);
+            const Point<T> grad = Gradient::at(p, place, image, sample, left + lane, top + dy,
+                                               static_cast<T>(lane) + offset_x, static_cast<T>(dy) + offset_y);
             grad_x[lane * kPitch + dy] = grad.x;
             grad_y[lane * kPitch + dy] = grad.y;
           }

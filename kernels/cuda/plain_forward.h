@@ -12,25 +12,29 @@ __global__ void __launch_bounds__(kThreads, kPlainBlocks<Frame>)
   __shared__ PlainTile<Frame> shared;
   if (threadIdx.x == 0) make_own_tile(&shared, p, tiling);
   __syncthreads();
-  const PlainTile<Frame>& tile = shared;
+  HeldTile<Frame> tile = shared;
+  const PlainImage<V> image(p, tile.image);
   const auto strides = PlainStrides<V::kLayout>::of(p.output);
-  Storage* output = static_cast<Storage*>(p.output.data) + tile.output;
-  for_each_plain_pixel(p, tile, tiling.height, [&](int dx, int dy, Point<float> at) {
-    Storage* pixel =
-        output + static_cast<unsigned>((tile.first_y + dy) * strides.row + (tile.first_x + dx) * strides.column());
+  Storage* next = static_cast<Storage*>(p.output.data) + tile.output +
+                  static_cast<unsigned>((tile.first_y + thread_row()) * strides.row +
+                                        (tile.first_x + thread_column()) * strides.column());
+  for_each_plain_pixel(p, tile, tiling.height, [&](int, int, Point<float> at) {
+    Storage* const pixel = next;
+    next += i64{kBlockRows} * strides.row;
     const bool sampled = visit_cell<V>(p, tile, at, [&](const auto& cell) {
-      for_each_plain_block<V>(p, [&](int first) {
+      for_each_plain_block<V>(p, [&](int first, unsigned block) {
         Channels<float> value = {};
-        cell.for_each_tap(p, tile, first, [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
-          const float weight = x.value * y.value;
+        cell.for_each_tap(p, tile, image, first, block,
+                          [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
+                            const float weight = x.value * y.value;
 #pragma unroll
-          for (int c = 0; c < V::kLanes; ++c) value.at[c] = fused(weight, tap.at[c], value.at[c]);
-        });
+                            for (int c = 0; c < V::kLanes; ++c) value.at[c] = fused(weight, tap.at[c], value.at[c]);
+                          });
         store_lanes<V>(value, pixel + i64{first} * strides.channel(), strides);
       });
     });
     if (sampled) return;
-    for_each_plain_block<V>(p, [&](int first) {
+    for_each_plain_block<V>(p, [&](int first, unsigned) {
       store_lanes<V>(outside_channels<float>(p, tile.sample, first, V::kLanes), pixel + i64{first} * strides.channel(),
                      strides);
     });

@@ -6,32 +6,37 @@
 
 HARDFAST_BEGIN
 
-// The gradient to the position of an output pixel, over all channels; zero where no tap lies in the image.
+// The gradient to the position of an output pixel, over all channels; zero where no tap lies in the image. Its gradient
+// lies at `grad`, in any strides, zeros included.
 template <typename V, typename Frame>
 __device__ __forceinline__ Point<float> plain_grad_position(const WarpParams& p, const PlainTile<Frame>& tile,
-                                                            Point<float> at, int x, int y) {
-  // The gradient of the output may have any strides, zeros included.
+                                                            const PlainImage<V>& image, Point<float> at,
+                                                            const typename V::Storage* grad) {
   const int channel = static_cast<int>(p.grad_output.channel);
-  const auto* pixel =
-      static_cast<const typename V::Storage*>(p.grad_output.data) + tile.grad_output +
-      static_cast<unsigned>(y * static_cast<int>(p.grad_output.row) + x * static_cast<int>(p.grad_output.column));
   Point<float> sum = {0.0f, 0.0f};
   visit_cell<V>(p, tile, at, [&](const auto& cell) {
-    for_each_plain_block<V>(p, [&](int first) {
-      Channels<float> grad;
-      const auto* element = pixel + i64{first} * channel;
+    for_each_plain_block<V>(p, [&](int first, unsigned block) {
+      Channels<float> grads;
+      const auto* element = grad + i64{first} * channel;
 #pragma unroll
-      for (int c = 0; c < V::kLanes; ++c, element += channel) grad.at[c] = widen(*element);
-      cell.for_each_tap(p, tile, first, [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
-        float product = grad.at[0] * tap.at[0];
+      for (int c = 0; c < V::kLanes; ++c, element += channel) grads.at[c] = widen(*element);
+      cell.for_each_tap(p, tile, image, first, block,
+                        [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
+                          float product = grads.at[0] * tap.at[0];
 #pragma unroll
-        for (int c = 1; c < V::kLanes; ++c) product = fused(grad.at[c], tap.at[c], product);
-        sum.x = fused(x.slope * y.value, product, sum.x);
-        sum.y = fused(x.value * y.slope, product, sum.y);
-      });
+                          for (int c = 1; c < V::kLanes; ++c) product = fused(grads.at[c], tap.at[c], product);
+                          sum.x = fused(x.slope * y.value, product, sum.x);
+                          sum.y = fused(x.value * y.slope, product, sum.y);
+                        });
     });
   });
   return sum;
+}
+
+// Where the gradient of a tile's pixel lies, from its first channel on.
+template <typename Storage, typename Frame>
+__device__ __forceinline__ const Storage* grad_at(const WarpParams& p, const PlainTile<Frame>& tile, int dx, int dy) {
+  return static_cast<const Storage*>(p.grad_output.data) + grad_place(p, tile, dx, dy);
 }
 
 // A block sums one strip of tiles. Positions of the output are counted from its centre.
@@ -39,6 +44,7 @@ template <typename Frame, typename V, int kForms>
 __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<Frame>)
     warp_plain_grad_matrix_kernel(const __grid_constant__ WarpParams p, const __grid_constant__ OutputTiling tiling,
                                   const __grid_constant__ Strips cut, double* sums) {
+  using Storage = typename V::Storage;
   __shared__ PlainTile<Frame> shared;
   __shared__ double per_warp[kWarps];
   const int columns = static_cast<int>(tiling.columns), tiles = columns * static_cast<int>(tiling.rows);
@@ -55,12 +61,15 @@ __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<Frame>)
       make_plain_tile(&shared, &p, sample, index % columns * kTileWidth, index / columns * tiling.height);
     }
     __syncthreads();
-    const PlainTile<Frame>& tile = shared;
+    HeldTile<Frame> tile = shared;
+    const PlainImage<V> image(p, tile.image);
+    const Storage* next = grad_at<Storage>(p, tile, thread_column(), thread_row());
     for_each_plain_pixel(p, tile, tiling.height, [&](int dx, int dy, Point<float> at) {
       const int x = tile.first_x + dx, y = tile.first_y + dy;
       float forms[kForms];
       form_gradients(tile.frame, static_cast<float>(dx), static_cast<float>(dy),
-                     plain_grad_position<V>(p, tile, at, x, y), forms);
+                     plain_grad_position(p, tile, image, at, next), forms);
+      next += i64{kBlockRows} * static_cast<int>(p.grad_output.row);
 #pragma unroll
       for (int f = 0; f < kForms; ++f) {
         plain[f] += forms[f];
@@ -89,15 +98,19 @@ __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<DenseFlowFrame<floa
   __shared__ PlainTile<Frame> shared;
   if (threadIdx.x == 0) make_own_tile(&shared, p, tiling);
   __syncthreads();
-  const PlainTile<Frame> tile = shared;
+  HeldTile<Frame> tile = shared;
   const i64 plane = p.out_height * p.out_width;
-  float* target = static_cast<float*>(p.grad_flow) + tile.sample * 2 * plane;
-  for_each_plain_pixel(p, tile, tiling.height, [&](int dx, int dy, Point<float> at) {
-    const int x = tile.first_x + dx, y = tile.first_y + dy;
-    const Point<float> grad = plain_grad_position<V>(p, tile, at, x, y);
-    float* own = target + static_cast<unsigned>(y * static_cast<int>(p.out_width) + x);
+  const PlainImage<V> image(p, tile.image);
+  const auto* next = grad_at<typename V::Storage>(p, tile, thread_column(), thread_row());
+  float* own = static_cast<float*>(p.grad_flow) + tile.sample * 2 * plane +
+               static_cast<unsigned>((tile.first_y + thread_row()) * static_cast<int>(p.out_width) + tile.first_x +
+                                     thread_column());
+  for_each_plain_pixel(p, tile, tiling.height, [&](int, int, Point<float> at) {
+    const Point<float> grad = plain_grad_position(p, tile, image, at, next);
     own[0] = grad.x * tile.frame.half_x;
     own[plane] = grad.y * tile.frame.half_y;
+    next += i64{kBlockRows} * static_cast<int>(p.grad_output.row);
+    own += i64{kBlockRows} * static_cast<int>(p.out_width);
   });
 }
 

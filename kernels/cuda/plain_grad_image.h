@@ -23,13 +23,6 @@ __device__ __forceinline__ bool find_cell(const WarpParams& p, const PlainTile<F
   return true;
 }
 
-// Where the gradient of an output pixel lies, from its first channel on.
-template <typename Frame>
-__device__ __forceinline__ i64 grad_place(const WarpParams& p, const PlainTile<Frame>& tile, int dx, int dy) {
-  const int row = static_cast<int>(p.grad_output.row), column = static_cast<int>(p.grad_output.column);
-  return tile.grad_output + static_cast<unsigned>((tile.first_y + dy) * row + (tile.first_x + dx) * column);
-}
-
 // A block is one tile of the output.
 template <typename Frame>
 __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<Frame>)
@@ -45,7 +38,7 @@ __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<Frame>)
     largest = 0;
   }
   __syncthreads();
-  const PlainTile<Frame> tile = shared;
+  HeldTile<Frame> tile = shared;
   const int channel = static_cast<int>(p.grad_output.channel), channels = static_cast<int>(p.channels);
   int first_x = 0x7fffffff, last_x = -1, first_y = 0x7fffffff, last_y = -1;
   unsigned most = 0;  // without their sign, floats are ordered as their bits are

@@ -21,10 +21,12 @@ struct PlainVariant {
 constexpr i64 kPlainElements = i64{1} << 30;  // of one sample, and of the taps beyond its edges
 constexpr i64 kPlainSide = i64{1} << 22;      // floor_cell() takes no larger positions
 
-// Blocks that a multiprocessor must hold: they leave 64 registers to a thread, and to gradients 80. A projective frame
-// takes some twenty of them.
+// A projective frame would take some twenty registers.
 template <typename Frame>
-constexpr int kPlainBlocks = sizeof(Frame) > 90 ? 3 : 4;
+constexpr bool kLargeFrame = sizeof(Frame) > 90;
+// Blocks that a multiprocessor must hold: they leave 64 registers to a thread, and to gradients 80.
+template <typename Frame>
+constexpr int kPlainBlocks = kLargeFrame<Frame> ? 3 : 4;
 template <typename Frame>
 constexpr int kPlainGradBlocks = kPlainBlocks<Frame> - 1;
 
@@ -52,6 +54,10 @@ struct alignas(16) PlainTile {
   i64 sample, image, output, grad_output;  // where the sample begins in each, in elements
   Frame frame;
 };
+
+// How a thread holds its block's tile: in registers, or where it is shared.
+template <typename Frame>
+using HeldTile = std::conditional_t<kLargeFrame<Frame>, const PlainTile<Frame>&, const PlainTile<Frame>>;
 
 template <typename Frame>
 __device__ __noinline__ void make_plain_tile(PlainTile<Frame>* tile, const WarpParams* p, i64 sample, int first_x,
@@ -136,18 +142,87 @@ __device__ __forceinline__ AxisCell<float> edge_cell(const WarpParams& p, float 
   return {origin + floored.whole, floored.rest, padded.slope};
 }
 
+// What one access of so many bytes brings.
+template <int kBytes>
+struct WordsOf {
+  using type = uint4;
+};
+template <>
+struct WordsOf<8> {
+  using type = uint2;
+};
+template <>
+struct WordsOf<4> {
+  using type = unsigned;
+};
+
+// Keeps a pointer as it is: told what it is made of, the compiler adds its parts up anew for every access.
+template <typename T>
+__device__ __forceinline__ T* kept(T* pointer) {
+#if defined(__CUDA_ARCH__)
+  asm("" : "+l"(pointer));
+#endif
+  return pointer;
+}
+
+// From global memory, which a pointer that is kept does not tell.
+__device__ __forceinline__ float load_global(const float* at) { return __ldg(at); }
+__device__ __forceinline__ float load_global(const std::uint8_t* at) { return widen(__ldg(at)); }
+
+template <typename Narrow>
+__device__ __forceinline__ float load_global(const Narrow* at) {
+  return widen(Narrow{__ldg(&at->bits)});
+}
+
+// Elements of one sample, by their places from its first.
 template <typename V>
-__device__ __forceinline__ Channels<float> load_lanes(const typename V::Storage* pixel,
-                                                      const PlainStrides<V::kLayout>& strides) {
-  if constexpr (V::kLayout == Layout::kPixels && V::kLanes == kChannelBlock) {
-    return load_packed<float>(pixel, 0);
-  } else {
-    Channels<float> value = {};
+class PlainImage {
+ public:
+  using Storage = typename V::Storage;
+
+  __device__ __forceinline__ PlainImage(const WarpParams& p, i64 begin) {
+    const auto strides = PlainStrides<V::kLayout>::of(p.image);
+    const Storage* first = static_cast<const Storage*>(p.image.data) + begin;
 #pragma unroll
-    for (int c = 0; c < V::kLanes; ++c, pixel += strides.channel()) value.at[c] = widen(*pixel);
+    for (int k = 0; k < kPointers; ++k, first += strides.channel()) channels_[k] = kept(first);
+  }
+
+  // A pixel's channels.
+  __device__ __forceinline__ Channels<float> load(unsigned place) const {
+    Channels<float> value = {};
+    if constexpr (V::kLayout == Layout::kPixels && V::kLanes == kChannelBlock) {
+      const Words words = __ldg(reinterpret_cast<const Words*>(channels_[0] + place));
+      Storage elements[kChannelBlock];
+      __builtin_memcpy(elements, &words, sizeof elements);
+#pragma unroll
+      for (int c = 0; c < kChannelBlock; ++c) value.at[c] = widen(elements[c]);
+    } else {
+#pragma unroll
+      for (int c = 0; c < V::kLanes; ++c) {
+        value.at[c] = load_global(V::kLayout == Layout::kPlanes ? channels_[c] + place : channels_[0] + place + c);
+      }
+    }
     return value;
   }
-}
+
+  // The channels of the pixel `column` elements on. In planes that is one, which the access itself adds.
+  __device__ __forceinline__ Channels<float> load_beside(unsigned place, unsigned column) const {
+    if constexpr (V::kLayout == Layout::kPixels) {
+      return load(place + column);
+    } else {
+      Channels<float> value = {};
+#pragma unroll
+      for (int c = 0; c < kPointers; ++c) value.at[c] = load_global(channels_[c] + place + 1);
+      return value;
+    }
+  }
+
+ private:
+  static constexpr int kPointers = V::kLayout == Layout::kPlanes ? V::kLanes : 1;
+  using Words = typename WordsOf<kChannelBlock * sizeof(Storage)>::type;  // of a packed pixel
+
+  const Storage* channels_[kPointers];
+};
 
 template <typename V>
 __device__ __forceinline__ void store_lanes(const Channels<float>& value, typename V::Storage* pixel,
@@ -164,14 +239,18 @@ __device__ __forceinline__ void store_lanes(const Channels<float>& value, typena
   }
 }
 
-// Calls function(first) for the first channel of each block.
+// Calls function(first, place) for each block of channels: its first, and where that lies in the image.
 template <typename V, typename Function>
 __device__ __forceinline__ void for_each_plain_block(const WarpParams& p, const Function& function) {
   if constexpr (V::kLanes < kChannelBlock) {
-    function(0);
+    function(0, 0u);
   } else {
+    const int step = kChannelBlock * PlainStrides<V::kLayout>::of(p.image).channel();
+    int place = 0;
 #pragma unroll 1
-    for (int first = 0; first < static_cast<int>(p.channels); first += kChannelBlock) function(first);
+    for (int first = 0; first < static_cast<int>(p.channels); first += kChannelBlock, place += step) {
+      function(first, static_cast<unsigned>(place));
+    }
   }
 }
 
@@ -192,16 +271,16 @@ struct InnerCell {
     down = y.rest;
   }
 
-  // Calls function(tap, x, y) for the taps of a block of channels, all of them loaded before the first call.
+  // Calls function(tap, x, y) for the taps of a block of channels, `block` elements from the sample's first; all of
+  // them are loaded before the first call.
   template <typename Frame, typename Function>
-  __device__ __forceinline__ void for_each_tap(const WarpParams& p, const PlainTile<Frame>& tile, int first,
+  __device__ __forceinline__ void for_each_tap(const WarpParams& p, const PlainTile<Frame>& /*tile*/,
+                                               const PlainImage<V>& image, int /*first*/, unsigned block,
                                                const Function& function) const {
-    using Storage = typename V::Storage;
-    const auto strides = PlainStrides<V::kLayout>::of(p.image);
-    const Storage* channel = static_cast<const Storage*>(p.image.data) + tile.image + i64{first} * strides.channel();
-    const Storage *above = channel + upper, *below = channel + lower;
-    const Channels<float> taps[4] = {load_lanes<V>(above, strides), load_lanes<V>(above + strides.column(), strides),
-                                     load_lanes<V>(below, strides), load_lanes<V>(below + strides.column(), strides)};
+    const unsigned column = static_cast<unsigned>(PlainStrides<V::kLayout>::of(p.image).column());
+    const unsigned above = block + upper, below = block + lower;
+    const Channels<float> taps[4] = {image.load(above), image.load_beside(above, column), image.load(below),
+                                     image.load_beside(below, column)};
     const TapWeight<float> left = {1.0f - across, -1.0f}, right = {across, 1.0f}, up = {1.0f - down, -1.0f},
                            under = {down, 1.0f};
     function(taps[0], left, up);
@@ -222,20 +301,18 @@ struct EdgeCell {
         y(edge_cell(p, at.y, tile.low_y, tile.end_y, tile.origin_y)) {}
 
   template <typename Frame, typename Function>
-  __device__ __forceinline__ void for_each_tap(const WarpParams& p, const PlainTile<Frame>& tile, int first,
+  __device__ __forceinline__ void for_each_tap(const WarpParams& p, const PlainTile<Frame>& tile,
+                                               const PlainImage<V>& image, int first, unsigned block,
                                                const Function& function) const {
-    using Storage = typename V::Storage;
     const auto strides = PlainStrides<V::kLayout>::of(p.image);
-    const Storage* channel = static_cast<const Storage*>(p.image.data) + tile.image + i64{first} * strides.channel();
     const Channels<float> outside = outside_channels<float>(p, tile.sample, first, V::kLanes);
 #pragma unroll 1
     for (int tap = 0; tap < 4; ++tap) {
       const int right = tap % 2, under = tap / 2, column = x.first + right, row = y.first + under;
       const bool inside = static_cast<unsigned>(column) < static_cast<unsigned>(p.width) &&
                           static_cast<unsigned>(row) < static_cast<unsigned>(p.height);
-      const unsigned offset = static_cast<unsigned>(row * strides.row + column * strides.column());
-      function(inside ? load_lanes<V>(channel + offset, strides) : outside, linear_weight(right, x),
-               linear_weight(under, y));
+      const unsigned place = block + static_cast<unsigned>(row * strides.row + column * strides.column());
+      function(inside ? image.load(place) : outside, linear_weight(right, x), linear_weight(under, y));
     }
   }
 };
@@ -252,6 +329,13 @@ __device__ __forceinline__ bool visit_cell(const WarpParams& p, const PlainTile<
     function(EdgeCell<V>(p, tile, at));
   }
   return true;
+}
+
+// Where the gradient of an output pixel lies, from its first channel on.
+template <typename Frame>
+__device__ __forceinline__ i64 grad_place(const WarpParams& p, const PlainTile<Frame>& tile, int dx, int dy) {
+  const int row = static_cast<int>(p.grad_output.row), column = static_cast<int>(p.grad_output.column);
+  return tile.grad_output + static_cast<unsigned>((tile.first_y + dy) * row + (tile.first_x + dx) * column);
 }
 
 HARDFAST_END

@@ -161,6 +161,20 @@ T across_warp(T value, const Function& function) {
   return result;
 }
 
+struct uint2 {
+  unsigned x, y;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+
+template <typename T>
+T __ldg(const T* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
 template <typename T>
 T __shfl_down_sync(unsigned, T value, int offset) {
   const unsigned from = threadIdx.x % 32 + static_cast<unsigned>(offset);
