@@ -1,6 +1,8 @@
 // The arguments of the warps as WarpParams, for every device.
 #pragma once
 
+#include "../kernels/math/affine.h"
+#include "../kernels/math/flow.h"
 #include "tensor_args.h"
 
 namespace hardfast {
@@ -91,6 +93,7 @@ inline WarpParams warp_params(Map map, const Tensor& image, int64_t map_batch, c
   }
   p.image = image_view(image);
   p.image.batch = batch_stride(image);
+  p.scale = map_scale(p.height, p.width, p.out_height, p.out_width, p.align_corners);
   return p;
 }
 
@@ -114,6 +117,8 @@ inline WarpParams flow_warp_params(const Tensor& image, const Tensor& flow, cons
   p.flow_height = flow.size(2);
   p.flow_width = flow.size(3);
   p.spline = interpolation == "cubic_bspline";
+  p.flow_columns = flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline);
+  p.flow_rows = flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline);
   return p;
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ SHARED = re.compile(r"(\d+) bytes smem")
 STRAIGHT = re.compile(
     r"warp_plain_forward_kernel<(Affine|Projective|DenseFlow)Frame.*PlainVariant<(float|BFloat16), \(Layout\)\d, 3>"
     r"|warp_plain_grad_(matrix|dense_flow)_kernel<.*PlainVariant<(float|BFloat16), \(Layout\)\d, 3>"
-    r"|PlainGather<(Affine|Projective)Frame<float>, 3>"
+    r"|PlainGather<(Affine|Projective)Frame<float.*>, 3>"
 )
 DISASSEMBLED = 90
 
@@ -96,9 +97,10 @@ def by_name(table: dict[str, dict[int, Usage]]) -> dict[str, dict[str, dict[str,
 
 def add_instructions(table: dict[str, dict[int, Usage]], folder: Path) -> None:
     names = readable(list(table))
-    for kernel, count in sass.pixel_instructions(folder, DISASSEMBLED).items():
-        if STRAIGHT.search(names.get(kernel, "")):
-            table[kernel][DISASSEMBLED].instructions = count
+    for kernel, count in sass.turn_instructions(folder, DISASSEMBLED).items():
+        if match := STRAIGHT.search(names.get(kernel, "")):
+            pixels = 1 if "Gather" in match[0] else 2  # of a turn
+            table[kernel][DISASSEMBLED].instructions = math.ceil(count / pixels)
 
 
 def render_instructions(table: dict[str, dict[int, Usage]]) -> str:

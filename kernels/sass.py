@@ -1,8 +1,8 @@
-"""How many instructions a pixel takes in a CUDA kernel, read from the disassembly: what no GPU is needed for.
+"""How many instructions pixels take in a CUDA kernel, read from the disassembly: what no GPU is needed for.
 
-A kernel's loop over pixels is the smallest one with at least half of its memory accesses. Counted is the path through
-it that accesses memory most, and of those the shortest: that of a pixel whose taps all lie in the image. Loops within
-it, over blocks of channels, are passed once.
+Counted is the path through a loop that accesses memory most, and of those the shortest: that of pixels whose taps all
+lie in the image. Loops within it, over blocks of channels, are passed once. The loop over pixels is the smallest one
+whose path does at least two thirds of what any loop's does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def disassembler() -> str | None:
     return str(path) if path.exists() else None
 
 
-def pixel_instructions(folder: Path, architecture: int) -> dict[str, int]:
+def turn_instructions(folder: Path, architecture: int) -> dict[str, int]:
     """Kernel (mangled) -> instructions, of the object files below a folder; nothing without a disassembler."""
     command = disassembler()
     counts: dict[str, int] = {}
@@ -44,7 +44,7 @@ def pixel_instructions(folder: Path, architecture: int) -> dict[str, int]:
         arguments = [str(command), "--dump-sass", "--gpu-architecture", f"sm_{architecture}", str(path)]
         text = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
         for name, code in functions(text):
-            if (count := count_pixel(code)) is not None:
+            if (count := count_turn(code)) is not None:
                 counts[name] = count
     return counts
 
@@ -62,21 +62,23 @@ def functions(text: str) -> Iterator[tuple[str, Code]]:
         yield name, code
 
 
-def count_pixel(code: Code) -> int | None:
+def count_turn(code: Code) -> int | None:
     """The instructions of one turn of the loop over pixels; None where there is no loop with memory accesses."""
     place = {address: k for k, (address, _) in enumerate(code)}
-    loops = [
+    ends = [
         (place[target], k)
         for k, (address, text) in enumerate(code)
         if (target := _branch(text)) is not None and target < address and target in place
     ]
-    sizes = [_access(text) for _, text in code]
-    found = [(last - first, first, last) for first, last in loops if 2 * sum(sizes[first : last + 1]) >= sum(sizes) > 0]
-    if not found:
-        return None
-    _, first, last = min(found)
-    # From every instruction of the loop to its end: the most bytes, then the fewest instructions.
-    best = {last: (-sizes[last], 1)}
+    paths = [(last - first, path) for first, last in ends if (path := _heaviest_path(code, place, first, last))]
+    most = max((size for _, (size, _) in paths), default=0)
+    turns = [(length, count) for length, (size, count) in paths if 3 * size >= 2 * most > 0]
+    return min(turns)[1] if turns else None
+
+
+def _heaviest_path(code: Code, place: dict[int, int], first: int, last: int) -> tuple[int, int] | None:
+    """From the first to the last instruction of a loop: the most bytes, then the fewest instructions."""
+    best = {last: (-_access(code[last][1]), 1)}
     for k in range(last - 1, first - 1, -1):
         _, text = code[k]
         target = _branch(text)
@@ -85,10 +87,10 @@ def count_pixel(code: Code) -> int | None:
             after.append(k + 1)
         if _operation(text) in ("EXIT", "RET") and not GUARD.match(text):
             after = []
-        ways = [(best[n][0] - sizes[k], best[n][1] + 1) for n in after if n > k and n in best]
+        ways = [(best[n][0] - _access(text), best[n][1] + 1) for n in after if n > k and n in best]
         if ways:
             best[k] = min(ways)
-    return best[first][1] if first in best else None
+    return (-best[first][0], best[first][1]) if first in best else None
 
 
 def _operation(text: str) -> str:

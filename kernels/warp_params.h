@@ -23,6 +23,27 @@ struct MatrixView {
   std::int64_t batch = 0, row = 0, column = 0;
 };
 
+// Sizes of one axis of the input against both axes of the output, as PyTorch's affine_grid and grid_sample
+// relate them.
+struct AxisScale {
+  double per_column;   // input pixels per output column, at theta = 1
+  double per_row;      // input pixels per output row, at theta = 1
+  double half_extent;  // half the image, in input pixels
+  double offset;       // from the image's edge to the centre of its first pixel
+};
+
+struct MapScale {
+  AxisScale x, y;
+  double unit_x, unit_y;  // normalised units per output pixel
+};
+
+// How control points lie along one axis of the output, as F.interpolate places them.
+struct FlowAxis {
+  double per_pixel, offset;  // control position = per_pixel * output position + offset
+  std::int64_t length;       // control points
+  bool spline;
+};
+
 struct WarpParams {
   std::int64_t batch, channels, height, width, out_height, out_width;
   std::int64_t samples_y, samples_x;  // sub-samples of an output pixel, whose mean it is
@@ -31,15 +52,17 @@ struct WarpParams {
   Padding padding;
   Map map;
   bool align_corners;
+  MapScale scale;  // of these sizes: divisions that no block of a GPU need repeat
 
   // How many there are: `batch`, or 1 where all samples share one. A shared one has batch stride 0, and its gradient
   // is the sum over the batch.
   std::int64_t image_count, map_count, fill_count, color_count;
 
-  MatrixView matrix;                      // theta [B, 2, 3] or homography [B, 3, 3]
-  ImageView<const void> flow;             // [B, 2, flow_height, flow_width], channel 0 is x
-  std::int64_t flow_height, flow_width;   // of the control grid
-  bool spline;                            // flow between control values: cubic B-spline, else bilinear
+  MatrixView matrix;                     // theta [B, 2, 3] or homography [B, 3, 3]
+  ImageView<const void> flow;            // [B, 2, flow_height, flow_width], channel 0 is x
+  std::int64_t flow_height, flow_width;  // of the control grid
+  bool spline;                           // flow between control values: cubic B-spline, else bilinear
+  FlowAxis flow_columns, flow_rows;
   std::int64_t control_points;            // K of the thin-plate spline
   MatrixView points;                      // [B, K, 2]
   MatrixView weights;                     // [B, K + 3, 2], the last three rows those of 1, x and y

@@ -188,9 +188,21 @@ def test_instructions_of_the_path_that_loads_most(monkeypatch):
     sass = importlib.import_module("sass")
     ((name, code),) = sass.functions(SASS)
     assert name == "kernel"
-    assert sass.count_pixel(code) == 8  # from 0x10 to 0xa0, without the two that only other pixels take
+    assert sass.count_turn(code) == 8  # from 0x10 to 0xa0, without the two that only other pixels take
     without_loop = [(address, text) for address, text in code if "@!P1" not in text]
-    assert sass.count_pixel(without_loop) is None
+    assert sass.count_turn(without_loop) is None
+
+
+def test_a_loop_within_that_does_little_is_not_the_one_over_pixels(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "kernels")
+    sass = importlib.import_module("sass")
+    code = [
+        *((16 * k, "LDG.E R4, desc[UR4][R2.64]") for k in range(5)),
+        (0x50, "@P0 BRA 0x40"),  # once more for the last of them alone
+        (0x60, "@!P1 BRA 0x10"),
+        (0x70, "EXIT"),
+    ]
+    assert sass.count_turn(code) == 6  # from 0x10 to 0x60
 
 
 def test_the_plot_knows_its_numbers(tmp_path):

@@ -31,6 +31,8 @@ TESTS = (
     "test_warp_transforms.py::test_each_sample_is_what_it_is_alone",
     "test_warp_transforms.py::test_empty_batch_and_no_channels",
     "test_affine_warp.py::test_strong_magnification_and_reduction",
+    "test_warp_yardstick.py::test_at_most_twice_the_error_of_torch",
+    "test_warp_yardstick.py::test_pixels_far_into_an_image_keep_their_digits",
     "emulated_gpu/large_warps.py",
 )
 needs_compiler = pytest.mark.skipif(
@@ -45,6 +47,8 @@ def compile_library(folder: Path, *options: str) -> None:
     command = [
         *compiler,
         *("-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", *options),
+        # A misaligned access is an error to a GPU alone.
+        *("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"),
         *("-DUSE_CUDA", "-DHARDFAST_ISA=emulated", '-DHARDFAST_CUDA_ARCHITECTURES="none"'),
         "-DTORCH_TARGET_VERSION=0x020a000000000000",
         *(f"-I{EMULATION}", "-isystem", f"{torch / 'include'}", "-x", "c++", f"{EMULATION / 'library.cpp'}"),

@@ -98,3 +98,18 @@ def test_large_images_lose_no_precision(case: WarpCase, mode):
     exact = forward(image.double(), *(m.double() for m in maps), None, None, *rules)
     error = (forward(image, *maps, None, None, *rules).double() - exact).abs().max()
     assert error < 5e-6
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("case", [AFFINE, PROJECTIVE, FLOW], ids=["affine", "projective", "flow"])
+def test_pixels_far_into_an_image_keep_their_digits(case: WarpCase, mode):
+    """As above for output pixels that lie a pixel or so apart in the image: GPUs count from the first of 32."""
+    image = random_image((1, 1, 8, 16000), torch.float32)
+    if case is FLOW:
+        size, maps = (8, 16000), 1e-3 * random_image((1, 2, 2, 50), torch.float32)
+    else:
+        size, crop = (8, 500), torch.tensor([[[0.031, 0.001, 0.7], [0.01, 1.0, 0.05], [0.001, 0.002, 1.0]]])
+        maps = crop[:, : 2 if case is AFFINE else 3]
+    exact = case.op(image.double(), maps.double(), size, mode=mode)
+    error = (case.op(image, maps, size, mode=mode).double() - exact).abs().max()
+    assert error < 2e-5

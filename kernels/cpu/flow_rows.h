@@ -24,8 +24,8 @@ class FlowRows {
       : p_(p),
         ws_(ws),
         flow_(static_cast<const T*>(p.flow.data) + map * p.flow.batch),
-        columns_(flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline)),
-        rows_(flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline)),
+        columns_(p.flow_columns),
+        rows_(p.flow_rows),
         dense_(p.flow_width == p.out_width && p.flow_height == p.out_height && !p.spline &&
                p.samples_x * p.samples_y == 1),
         dense_end_(flow_ + (p.flow_height - 1) * p.flow.row + p.flow_width) {}

@@ -16,7 +16,7 @@ class CoordinateMap {
       : p_(p),
         ws_(ws),
         flow_(p, p.map_count == 1 ? 0 : sample, ws),
-        scale_(projective_scale(p.height, p.width, p.out_height, p.out_width, p.align_corners)),
+        scale_(p.scale),
         center_u_(0.5 * static_cast<double>(p.out_width - 1)),
         center_v_(0.5 * static_cast<double>(p.out_height - 1)) {
     const std::int64_t map = p.map_count == 1 ? 0 : sample;
@@ -329,7 +329,7 @@ class CoordinateMap {
   const WarpParams& p_;
   Workspace<T>& ws_;
   FlowRows<T> flow_;
-  ProjectiveScale scale_;
+  MapScale scale_;
   double center_u_, center_v_;
   const T *matrix_ = nullptr, *points_ = nullptr, *weights_ = nullptr;
   AffineAxis x_{}, y_{};  // the affine map, or the affine part of another

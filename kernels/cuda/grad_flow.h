@@ -103,8 +103,11 @@ struct PlainFlowGradient {
 
   static __device__ __forceinline__ Point<float> at(const WarpParams& p, const Place& tile, const PlainImage<V>& image,
                                                     i64 sample, int x, int y, float dx, float dy) {
-    return plain_grad_position(p, tile, image, tile.frame.at(p, sample, dx, dy),
-                               grad_at<typename V::Storage>(p, tile, x - tile.first_x, y - tile.first_y));
+    Point<float> grad = {0.0f, 0.0f};
+    visit_cell<V>(p, tile, tile.frame.at(p, sample, dx, dy), [&](const auto& cell) {
+      grad = grad_cell(p, tile, image, cell, grad_at<typename V::Storage>(p, tile, x - tile.first_x, y - tile.first_y));
+    });
+    return grad;
   }
 };
 
@@ -129,14 +132,8 @@ __global__ void __launch_bounds__(kThreads, Gradient::kBlocks)
   const int width = min(groups.width, static_cast<int>(p.flow_width) - first_x);
   const int height = min(groups.height, static_cast<int>(p.flow_height) - first_y);
   const bool sub_samples = p.samples_y > 1 || p.samples_x > 1;
-  if (thread < width) {
-    const FlowAxis axis = flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline);
-    columns[thread] = flow_support(axis, first_x + thread, p.out_width, sub_samples);
-  }
-  if (thread < height) {
-    const FlowAxis axis = flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline);
-    rows[thread] = flow_support(axis, first_y + thread, p.out_height, sub_samples);
-  }
+  if (thread < width) columns[thread] = flow_support(p.flow_columns, first_x + thread, p.out_width, sub_samples);
+  if (thread < height) rows[thread] = flow_support(p.flow_rows, first_y + thread, p.out_height, sub_samples);
   __syncthreads();
   double total_x = 0, total_y = 0;
 #pragma unroll 1
@@ -207,12 +204,10 @@ __global__ void __launch_bounds__(kThreads, Gradient::kBlocks)
   }
   const int own_x = thread % width, own_y = thread / width;
   if (own_y >= height) return;
-  const AxisScale scale_x = axis_scale(p.width, p.out_height, p.out_width, p.align_corners);
-  const AxisScale scale_y = axis_scale(p.height, p.out_height, p.out_width, p.align_corners);
   const i64 plane = p.flow_height * p.flow_width;
   T* grad = static_cast<T*>(p.grad_flow) + i64{map} * 2 * plane + (first_y + own_y) * p.flow_width + first_x + own_x;
-  grad[0] = static_cast<T>(total_x * scale_x.half_extent);
-  grad[plane] = static_cast<T>(total_y * scale_y.half_extent);
+  grad[0] = static_cast<T>(total_x * p.scale.x.half_extent);
+  grad[plane] = static_cast<T>(total_y * p.scale.y.half_extent);
 }
 
 HARDFAST_END

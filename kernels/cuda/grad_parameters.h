@@ -51,16 +51,16 @@ __device__ __forceinline__ void for_each_tile(const WarpParams& p, const OutputT
 // A matrix acts through forms that are linear in the output position: the gradient to each form, plain and times that
 // position, is summed. Affine has two forms, projective three.
 template <typename T>
-__device__ __forceinline__ void form_gradients(const AffineFrame<T>& /*frame*/, T /*dx*/, T /*dy*/, Point<T> grad,
+__device__ __forceinline__ void form_gradients(const AffineFrame<T>& /*frame*/, Point<T> /*at*/, Point<T> grad,
                                                T (&forms)[2]) {
   forms[0] = grad.x;
   forms[1] = grad.y;
 }
 
-template <typename T>
-__device__ __forceinline__ void form_gradients(const ProjectiveFrame<T>& frame, T dx, T dy, Point<T> grad,
-                                               T (&forms)[3]) {
-  const ProjectiveTerms<T> terms = grad_projective_frame(frame, dx, dy, grad);
+template <typename T, typename Form>
+__device__ __forceinline__ void form_gradients(const ProjectiveFrame<T, Form>& frame, const ProjectivePoint<T>& at,
+                                               Point<T> grad, T (&forms)[3]) {
+  const ProjectiveTerms<T> terms = grad_projective_frame(frame, at, grad);
   forms[0] = terms.x;
   forms[1] = terms.y;
   forms[2] = terms.w;
@@ -86,7 +86,8 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
       for_each_pixel(p, tile, tiling.height, [&](unsigned x, unsigned y, int pixel_dx, int pixel_dy) {
         for_each_sample<T>(p, pixel_dx, pixel_dy, [&](T dx, T dy) {
           T forms[kForms];
-          form_gradients(frame, dx, dy, grad_position<kTaps, Storage>(p, frame, tile.sample, x, y, dx, dy), forms);
+          form_gradients(frame, frame.at(p, tile.sample, dx, dy),
+                         grad_position<kTaps, Storage>(p, frame, tile.sample, x, y, dx, dy), forms);
 #pragma unroll
           for (int f = 0; f < kForms; ++f) {
             plain[f] += forms[f];
@@ -117,9 +118,9 @@ struct MatrixFactor {
     const int form = static_cast<int>(value / 3), part = static_cast<int>(value % 3);
     if (form == 2) {
       if (part == 2) return 1.0;
-      return unit_scale(part == 0 ? p.out_width : p.out_height, p.align_corners);
+      return part == 0 ? p.scale.unit_x : p.scale.unit_y;
     }
-    const AxisScale scale = axis_scale(form == 0 ? p.width : p.height, p.out_height, p.out_width, p.align_corners);
+    const AxisScale& scale = form == 0 ? p.scale.x : p.scale.y;
     return part == 0 ? scale.per_column : (part == 1 ? scale.per_row : scale.half_extent);
   }
 };

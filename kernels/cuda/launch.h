@@ -48,7 +48,7 @@ void with_variant(const WarpParams& p, const Function& function) {
 
 template <template <typename> class Frame>
 cudaError_t launch_forward(const WarpParams& p, cudaStream_t stream) {
-  if (launch_plain_forward<Frame<float>>(p, stream)) return cudaGetLastError();
+  if (launch_plain_forward<typename PlainFrame<Frame<float>>::type>(p, stream)) return cudaGetLastError();
   const unsigned blocks = grid_size(p.batch * output_tiling(p).count());
   with_storage(p, [&](auto variant) {
     using V = decltype(variant);
@@ -70,7 +70,7 @@ void launch_reduce(const WarpParams& p, i64 groups, i64 stride, i64 offset, i64 
 
 template <template <typename> class Frame, int kForms>
 cudaError_t launch_grad_matrix(const WarpParams& p, double* sums, cudaStream_t stream) {
-  const bool plain = launch_plain_grad_matrix<Frame<float>, kForms>(p, sums, stream);
+  const bool plain = launch_plain_grad_matrix<typename PlainFrame<Frame<float>>::type, kForms>(p, sums, stream);
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;
@@ -117,7 +117,7 @@ bool launch_plain_grad_image(const WarpParams& p, const GradImageScratch& scratc
 
 template <template <typename> class Frame>
 cudaError_t launch_grad_image(const WarpParams& p, const GradImageScratch& scratch, cudaStream_t stream) {
-  const bool plain = launch_plain_grad_image<Frame<float>>(p, scratch, stream);
+  const bool plain = launch_plain_grad_image<typename PlainFrame<Frame<float>>::type>(p, scratch, stream);
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;

@@ -7,10 +7,11 @@
 
 HARDFAST_BEGIN
 
-// Whether the places of all pixels, and of what lies just beyond the edges, fit 32 bits.
+// Whether the places of all pixels, and of what a tile or a tap has beyond the edges, fit 32 bits.
 template <typename Void>
 inline bool fits_plain(const ImageView<Void>& view, i64 channels, i64 height, i64 width) {
-  return (channels - 1) * view.channel + (height + 2) * view.row + (width + 2) * view.column < kPlainElements;
+  return (channels - 1) * view.channel + (height + kTallTile) * view.row + (width + kTileWidth) * view.column <
+         kPlainElements;
 }
 
 inline bool is_plain(const WarpParams& p) {
@@ -22,6 +23,17 @@ inline bool is_plain(const WarpParams& p) {
          fits_plain(p.grad_image, p.channels, p.height, p.width) &&
          fits_plain(p.flow, 2, p.flow_height, p.flow_width) && p.batch * output_tiling(p).count() <= kMaxBlocks;
 }
+
+// The frame that plain kernels take in place of a general one: their positions are those of whole pixels of a tile.
+static_assert(kTileWidth <= 32 && kTallTile <= 32, "TilePlane");
+template <typename Frame>
+struct PlainFrame {
+  using type = Frame;
+};
+template <>
+struct PlainFrame<ProjectiveFrame<float>> {
+  using type = ProjectiveFrame<float, TilePlane<float>>;
+};
 
 inline bool is_dense_flow(const WarpParams& p) {
   return p.map == Map::kFlow && !p.spline && p.flow_height == p.out_height && p.flow_width == p.out_width;

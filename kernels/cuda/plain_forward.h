@@ -15,30 +15,31 @@ __global__ void __launch_bounds__(kThreads, kPlainBlocks<Frame>)
   HeldTile<Frame> tile = shared;
   const PlainImage<V> image(p, tile.image);
   const auto strides = PlainStrides<V::kLayout>::of(p.output);
-  Storage* next = static_cast<Storage*>(p.output.data) + tile.output +
-                  static_cast<unsigned>((tile.first_y + thread_row()) * strides.row +
-                                        (tile.first_x + thread_column()) * strides.column());
-  for_each_plain_pixel(p, tile, tiling.height, [&](int, int, Point<float> at) {
-    Storage* const pixel = next;
-    next += i64{kBlockRows} * strides.row;
-    const bool sampled = visit_cell<V>(p, tile, at, [&](const auto& cell) {
-      for_each_plain_block<V>(p, [&](int first, unsigned block) {
-        Channels<float> value = {};
-        cell.for_each_tap(p, tile, image, first, block,
-                          [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
-                            const float weight = x.value * y.value;
+  Storage* const column =
+      kept(static_cast<Storage*>(p.output.data) + tile.output +
+           static_cast<unsigned>(tile.first_y * strides.row + (tile.first_x + thread_column()) * strides.column()));
+  const auto store = [&](const Channels<float>& value, int dy, int first) {
+    store_lanes<V>(value, column + i64{dy} * strides.row + i64{first} * strides.channel(), strides);
+  };
+  for_each_cell<V>(
+      p, tile, tiling.height,
+      [&](const auto& cell, const auto& pixel) {
+        for_each_plain_block<V>(p, [&](int first, unsigned block) {
+          Channels<float> value = {};
+          cell.for_each_tap(p, tile, image, first, block,
+                            [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
+                              const float weight = x.value * y.value;
 #pragma unroll
-                            for (int c = 0; c < V::kLanes; ++c) value.at[c] = fused(weight, tap.at[c], value.at[c]);
-                          });
-        store_lanes<V>(value, pixel + i64{first} * strides.channel(), strides);
+                              for (int c = 0; c < V::kLanes; ++c) value.at[c] = fused(weight, tap.at[c], value.at[c]);
+                            });
+          store(value, pixel.dy, first);
+        });
+      },
+      [&](const auto& pixel) {
+        for_each_plain_block<V>(p, [&](int first, unsigned) {
+          store(outside_channels<float>(p, tile.sample, first, V::kLanes), pixel.dy, first);
+        });
       });
-    });
-    if (sampled) return;
-    for_each_plain_block<V>(p, [&](int first, unsigned) {
-      store_lanes<V>(outside_channels<float>(p, tile.sample, first, V::kLanes), pixel + i64{first} * strides.channel(),
-                     strides);
-    });
-  });
 }
 
 HARDFAST_END

@@ -6,29 +6,27 @@
 
 HARDFAST_BEGIN
 
-// The gradient to the position of an output pixel, over all channels; zero where no tap lies in the image. Its gradient
-// lies at `grad`, in any strides, zeros included.
-template <typename V, typename Frame>
-__device__ __forceinline__ Point<float> plain_grad_position(const WarpParams& p, const PlainTile<Frame>& tile,
-                                                            const PlainImage<V>& image, Point<float> at,
-                                                            const typename V::Storage* grad) {
+// The gradient to the position of an output pixel, over all channels. Its gradient lies at `grad`, in any strides,
+// zeros included.
+template <typename V, typename Frame, typename Cell>
+__device__ __forceinline__ Point<float> grad_cell(const WarpParams& p, const PlainTile<Frame>& tile,
+                                                  const PlainImage<V>& image, const Cell& cell,
+                                                  const typename V::Storage* grad) {
   const int channel = static_cast<int>(p.grad_output.channel);
   Point<float> sum = {0.0f, 0.0f};
-  visit_cell<V>(p, tile, at, [&](const auto& cell) {
-    for_each_plain_block<V>(p, [&](int first, unsigned block) {
-      Channels<float> grads;
-      const auto* element = grad + i64{first} * channel;
+  for_each_plain_block<V>(p, [&](int first, unsigned block) {
+    Channels<float> grads;
+    const auto* element = grad + i64{first} * channel;
 #pragma unroll
-      for (int c = 0; c < V::kLanes; ++c, element += channel) grads.at[c] = widen(*element);
-      cell.for_each_tap(p, tile, image, first, block,
-                        [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
-                          float product = grads.at[0] * tap.at[0];
+    for (int c = 0; c < V::kLanes; ++c, element += channel) grads.at[c] = load_global(element);
+    cell.for_each_tap(p, tile, image, first, block,
+                      [&](const Channels<float>& tap, TapWeight<float> x, TapWeight<float> y) {
+                        float product = grads.at[0] * tap.at[0];
 #pragma unroll
-                          for (int c = 1; c < V::kLanes; ++c) product = fused(grads.at[c], tap.at[c], product);
-                          sum.x = fused(x.slope * y.value, product, sum.x);
-                          sum.y = fused(x.value * y.slope, product, sum.y);
-                        });
-    });
+                        for (int c = 1; c < V::kLanes; ++c) product = fused(grads.at[c], tap.at[c], product);
+                        sum.x = fused(x.slope * y.value, product, sum.x);
+                        sum.y = fused(x.value * y.slope, product, sum.y);
+                      });
   });
   return sum;
 }
@@ -63,20 +61,22 @@ __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<Frame>)
     __syncthreads();
     HeldTile<Frame> tile = shared;
     const PlainImage<V> image(p, tile.image);
-    const Storage* next = grad_at<Storage>(p, tile, thread_column(), thread_row());
-    for_each_plain_pixel(p, tile, tiling.height, [&](int dx, int dy, Point<float> at) {
-      const int x = tile.first_x + dx, y = tile.first_y + dy;
-      float forms[kForms];
-      form_gradients(tile.frame, static_cast<float>(dx), static_cast<float>(dy),
-                     plain_grad_position(p, tile, image, at, next), forms);
-      next += i64{kBlockRows} * static_cast<int>(p.grad_output.row);
+    const Storage* const grads = kept(grad_at<Storage>(p, tile, thread_column(), 0));
+    for_each_cell<V>(
+        p, tile, tiling.height,
+        [&](const auto& cell, const auto& pixel) {
+          const int x = tile.first_x + pixel.dx, y = tile.first_y + pixel.dy;
+          const Storage* grad = grads + i64{pixel.dy} * static_cast<int>(p.grad_output.row);
+          float forms[kForms];
+          form_gradients(tile.frame, pixel.at, grad_cell(p, tile, image, cell, grad), forms);
 #pragma unroll
-      for (int f = 0; f < kForms; ++f) {
-        plain[f] += forms[f];
-        times_x[f] = fused(forms[f], static_cast<float>(x) - centre_x, times_x[f]);
-        times_y[f] = fused(forms[f], static_cast<float>(y) - centre_y, times_y[f]);
-      }
-    });
+          for (int f = 0; f < kForms; ++f) {
+            plain[f] += forms[f];
+            times_x[f] = fused(forms[f], static_cast<float>(x) - centre_x, times_x[f]);
+            times_y[f] = fused(forms[f], static_cast<float>(y) - centre_y, times_y[f]);
+          }
+        },
+        [](const auto&) {});
   }
 #pragma unroll
   for (int f = 0; f < kForms; ++f) {
@@ -101,17 +101,21 @@ __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<DenseFlowFrame<floa
   HeldTile<Frame> tile = shared;
   const i64 plane = p.out_height * p.out_width;
   const PlainImage<V> image(p, tile.image);
-  const auto* next = grad_at<typename V::Storage>(p, tile, thread_column(), thread_row());
-  float* own = static_cast<float*>(p.grad_flow) + tile.sample * 2 * plane +
-               static_cast<unsigned>((tile.first_y + thread_row()) * static_cast<int>(p.out_width) + tile.first_x +
-                                     thread_column());
-  for_each_plain_pixel(p, tile, tiling.height, [&](int, int, Point<float> at) {
-    const Point<float> grad = plain_grad_position(p, tile, image, at, next);
+  const auto* grads = kept(grad_at<typename V::Storage>(p, tile, thread_column(), 0));
+  float* const column = kept(static_cast<float*>(p.grad_flow) + tile.sample * 2 * plane + tile.first_y * p.out_width +
+                             tile.first_x + thread_column());
+  const auto store = [&](Point<float> grad, int dy) {
+    float* own = column + i64{dy} * static_cast<int>(p.out_width);
     own[0] = grad.x * tile.frame.half_x;
     own[plane] = grad.y * tile.frame.half_y;
-    next += i64{kBlockRows} * static_cast<int>(p.grad_output.row);
-    own += i64{kBlockRows} * static_cast<int>(p.out_width);
-  });
+  };
+  for_each_cell<V>(
+      p, tile, tiling.height,
+      [&](const auto& cell, const auto& pixel) {
+        const auto* grad = grads + i64{pixel.dy} * static_cast<int>(p.grad_output.row);
+        store(grad_cell(p, tile, image, cell, grad), pixel.dy);
+      },
+      [&](const auto& pixel) { store({0.0f, 0.0f}, pixel.dy); });
 }
 
 HARDFAST_END

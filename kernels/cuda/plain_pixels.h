@@ -18,8 +18,8 @@ struct PlainVariant {
   static constexpr int kLanes = kCount;
 };
 
-constexpr i64 kPlainElements = i64{1} << 30;  // of one sample, and of the taps beyond its edges
-constexpr i64 kPlainSide = i64{1} << 22;      // floor_cell() takes no larger positions
+constexpr i64 kPlainElements = i64{1} << 30;    // of one sample, and of the taps beyond its edges
+constexpr i64 kPlainSide = (i64{1} << 22) - 4;  // floor_cell() takes no larger positions
 
 // A projective frame would take some twenty registers.
 template <typename Frame>
@@ -47,7 +47,7 @@ struct PlainStrides {
 // A tile of one sample, and what positions on its image are measured against.
 template <typename Frame>
 struct alignas(16) PlainTile {
-  // Positions between these, the second excluded, have all taps in the image.
+  // Positions between these have all taps in the image.
   float low_x, end_x, low_y, end_y;
   int origin_x, origin_y;                  // from which positions are counted
   int first_x, first_y;                    // of the output
@@ -86,13 +86,18 @@ __device__ __forceinline__ void make_own_tile(PlainTile<Frame>* tile, const Warp
                   static_cast<int>(index / columns) * tiling.height);
 }
 
+// How many rows of a tile lie in the output; none for a thread right of it.
+template <typename Frame>
+__device__ __forceinline__ int plain_rows(const WarpParams& p, const PlainTile<Frame>& tile, int height) {
+  const int left = static_cast<int>(p.out_height) - tile.first_y, rows = height < left ? height : left;
+  return tile.first_x + thread_column() < static_cast<int>(p.out_width) ? rows : 0;
+}
+
 // Calls function(dx, dy, position) for this thread's pixels of a tile, which are counted from its first.
 template <typename Frame, typename Function>
 __device__ __forceinline__ void for_each_plain_pixel(const WarpParams& p, const PlainTile<Frame>& tile, int height,
                                                      const Function& function) {
-  const int dx = thread_column();
-  if (tile.first_x + dx >= static_cast<int>(p.out_width)) return;
-  const int left = static_cast<int>(p.out_height) - tile.first_y, rows = height < left ? height : left;
+  const int dx = thread_column(), rows = plain_rows(p, tile, height);
 #pragma unroll 1
   for (int dy = thread_row(); dy < rows; dy += kBlockRows) {
     function(dx, dy, tile.frame.at(p, tile.sample, dx, dy));
@@ -115,18 +120,18 @@ __device__ __forceinline__ FlooredPosition floor_cell(float position) {
 #endif
 }
 
-// Whether all four taps of a position lie in the image; false for NaN.
+// Whether all four taps of a position lie in the image, and no padding rule acts; false for NaN.
 template <typename Frame>
 __device__ __forceinline__ bool lies_within(const PlainTile<Frame>& tile, Point<float> at) {
   // All at once, for each && would be a branch.
-  return (at.x >= tile.low_x) & (at.x < tile.end_x) & (at.y >= tile.low_y) & (at.y < tile.end_y);
+  return (at.x > tile.low_x) & (at.x < tile.end_x) & (at.y > tile.low_y) & (at.y < tile.end_y);
 }
 
-// Whether none does, and no padding rule brings any there.
+// Whether none does, and no padding rule brings any there. A tap of weight 0 counts: it has a slope.
 template <typename Frame>
 __device__ __forceinline__ bool lies_outside(const WarpParams& p, const PlainTile<Frame>& tile, Point<float> at) {
   const bool near =
-      at.x > tile.low_x - 1.0f && at.x < tile.end_x + 1.0f && at.y > tile.low_y - 1.0f && at.y < tile.end_y + 1.0f;
+      at.x >= tile.low_x - 1.0f && at.x < tile.end_x + 1.0f && at.y >= tile.low_y - 1.0f && at.y < tile.end_y + 1.0f;
   return !near && p.padding == Padding::kConstant;
 }
 
@@ -156,11 +161,13 @@ struct WordsOf<4> {
   using type = unsigned;
 };
 
-// Keeps a pointer as it is: told what it is made of, the compiler adds its parts up anew for every access.
+// Keeps a pointer to global memory as it is: told what it is made of, the compiler adds its parts up anew for every
+// access.
 template <typename T>
 __device__ __forceinline__ T* kept(T* pointer) {
 #if defined(__CUDA_ARCH__)
   asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
 #endif
   return pointer;
 }
@@ -329,6 +336,42 @@ __device__ __forceinline__ bool visit_cell(const WarpParams& p, const PlainTile<
     function(EdgeCell<V>(p, tile, at));
   }
   return true;
+}
+
+// A pixel of a tile, counted from its first, and its position.
+template <typename Position>
+struct PlainPixel {
+  int dx, dy;
+  Position at;
+};
+
+// Calls inside(cell, pixel) for this thread's pixels of a tile, or outside(pixel) where all taps lie outside. Two that
+// lie within the image are done at once: what one of them loads is too little to wait for.
+template <typename V, typename Frame, typename Inside, typename Outside>
+__device__ __forceinline__ void for_each_cell(const WarpParams& p, const PlainTile<Frame>& tile, int height,
+                                              const Inside& inside, const Outside& outside) {
+  const int dx = thread_column(), rows = plain_rows(p, tile, height);
+  const auto pixel = [&](int dy) {
+    const auto at = tile.frame.at(p, tile.sample, dx, dy);
+    return PlainPixel<std::remove_const_t<decltype(at)>>{dx, dy, at};
+  };
+#pragma unroll 1
+  for (int dy = thread_row(); dy < rows; dy += 2 * kBlockRows) {
+    const int below = dy + kBlockRows;
+    if (below < rows) {
+      const auto one = pixel(dy), other = pixel(below);
+      if (lies_within(tile, one.at) & lies_within(tile, other.at)) {
+        inside(InnerCell<V>(p, tile, one.at), one);
+        inside(InnerCell<V>(p, tile, other.at), other);
+        continue;
+      }
+    }
+#pragma unroll 1
+    for (int row = dy; row <= below && row < rows; row += kBlockRows) {
+      const auto one = pixel(row);
+      if (!visit_cell<V>(p, tile, one.at, [&](const auto& cell) { inside(cell, one); })) outside(one);
+    }
+  }
 }
 
 // Where the gradient of an output pixel lies, from its first channel on.

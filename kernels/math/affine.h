@@ -3,18 +3,10 @@
 
 #include <cstdint>
 
+#include "../warp_params.h"
 #include "macros.h"
 
 HARDFAST_BEGIN
-
-// Sizes of one axis of the input against both axes of the output, as PyTorch's affine_grid and grid_sample
-// relate them.
-struct AxisScale {
-  double per_column;   // input pixels per output column, at theta = 1
-  double per_row;      // input pixels per output row, at theta = 1
-  double half_extent;  // half the image, in input pixels
-  double offset;       // from the image's edge to the centre of its first pixel
-};
 
 HARDFAST_HD AxisScale axis_scale(std::int64_t length, std::int64_t out_height, std::int64_t out_width,
                                  bool align_corners) {
@@ -25,6 +17,19 @@ HARDFAST_HD AxisScale axis_scale(std::int64_t length, std::int64_t out_height, s
   const double n = static_cast<double>(length - 1);
   return {out_width > 1 ? n / static_cast<double>(out_width - 1) : 0.0,
           out_height > 1 ? n / static_cast<double>(out_height - 1) : 0.0, 0.5 * n, 0.0};
+}
+
+// Normalised units per output pixel.
+HARDFAST_HD double unit_scale(std::int64_t out_length, bool align_corners) {
+  if (!align_corners) return 2.0 / static_cast<double>(out_length);
+  return out_length > 1 ? 2.0 / static_cast<double>(out_length - 1) : 0.0;
+}
+
+HARDFAST_HD MapScale map_scale(std::int64_t height, std::int64_t width, std::int64_t out_height, std::int64_t out_width,
+                               bool align_corners) {
+  return {axis_scale(width, out_height, out_width, align_corners),
+          axis_scale(height, out_height, out_width, align_corners), unit_scale(out_width, align_corners),
+          unit_scale(out_height, align_corners)};
 }
 
 // One row of theta in pixels. With u and v the output position in pixels from the output's centre,

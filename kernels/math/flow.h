@@ -4,18 +4,13 @@
 
 #include <cstdint>
 
+#include "../warp_params.h"
 #include "cubic.h"
 #include "macros.h"
 
 HARDFAST_BEGIN
 
-// How control points lie along one axis of the output, as F.interpolate places them.
-struct FlowAxis {
-  double per_pixel, offset;  // control position = per_pixel * output position + offset
-  std::int64_t length;       // control points
-  bool spline;
-};
-
+// How `length` control points lie along `out_length` pixels.
 HARDFAST_HD FlowAxis flow_axis(std::int64_t length, std::int64_t out_length, bool align_corners, bool spline) {
   if (align_corners) {
     const double last = static_cast<double>(length - 1);

@@ -7,6 +7,7 @@
 
 #include "../warp_params.h"
 #include "affine.h"
+#include "fixed_point.h"
 #include "flow.h"
 #include "macros.h"
 #include "projective.h"
@@ -59,6 +60,41 @@ struct PrecisePlane {
   }
 };
 
+// The same for whole dx and dy below 32: `high` has so few digits that its sums round nothing off.
+template <typename T>
+struct TilePlane {
+  Plane<T> high, low;
+
+  HARDFAST_HD T at(T dx, T dy) const { return high.at(dx, dy) + low.at(dx, dy); }
+
+  static HARDFAST_HD TilePlane make(double start, double column, double row) {
+    static_assert(sizeof(T) == sizeof(float), "the digits of a float");
+    const double most = __builtin_fabs(start) + 32.0 * (__builtin_fabs(column) + __builtin_fabs(row));
+    const double unit = power_of_two(exponent_above(double_to_bits(most)) - 23);
+    const Plane<T> high = {whole(start, unit), whole(column, unit), whole(row, unit)};
+    return {high,
+            {static_cast<T>(start - static_cast<double>(high.start)),
+             static_cast<T>(column - static_cast<double>(high.column)),
+             static_cast<T>(row - static_cast<double>(high.row))}};
+  }
+
+ private:
+  static HARDFAST_HD T whole(double value, double unit) { return static_cast<T>(round_nearest(value / unit) * unit); }
+};
+
+// part / divisor as division rounds it, where several parts have one divisor and one reciprocal.
+template <typename T>
+HARDFAST_HD T divided(T part, T divisor, T inverse) {
+  const T quotient = part * inverse, rounded = fused(fused(-quotient, divisor, part), inverse, quotient);
+  return rounded == rounded ? rounded : quotient;  // infinities have no remainder
+}
+
+// A position x / w, y / w, with 1 / w.
+template <typename T>
+struct ProjectivePoint : Point<T> {
+  T inverse;
+};
+
 // The first output pixel of a frame, counted from the output's centre.
 HARDFAST_HD Point<double> from_centre(const WarpParams& p, std::int64_t x, std::int64_t y) {
   return {static_cast<double>(x) - 0.5 * static_cast<double>(p.out_width - 1),
@@ -82,8 +118,8 @@ struct AffineFrame {
     const T* theta = static_cast<const T*>(p.matrix.data) + sample * p.matrix.batch;
     const Point<double> first = from_centre(p, first_x, first_y);
     AffineFrame frame;
-    axis(theta, p.matrix.column, p, p.width, first, frame.x, frame.origin_x);
-    axis(theta + p.matrix.row, p.matrix.column, p, p.height, first, frame.y, frame.origin_y);
+    axis(theta, p.matrix.column, p.scale.x, p.width, first, frame.x, frame.origin_x);
+    axis(theta + p.matrix.row, p.matrix.column, p.scale.y, p.height, first, frame.y, frame.origin_y);
     return frame;
   }
 
@@ -92,28 +128,25 @@ struct AffineFrame {
   }
 
  private:
-  static HARDFAST_HD void axis(const T* theta_row, std::int64_t stride, const WarpParams& p, std::int64_t length,
+  static HARDFAST_HD void axis(const T* theta_row, std::int64_t stride, const AxisScale& scale, std::int64_t length,
                                const Point<double>& first, Plane<T>& plane, std::int64_t& origin) {
-    const AffineAxis map =
-        affine_axis(theta_row, stride, axis_scale(length, p.out_height, p.out_width, p.align_corners));
+    const AffineAxis map = affine_axis(theta_row, stride, scale);
     const double start = map.column * first.x + map.row * first.y + map.centre;
     origin = frame_origin(start, length);
     plane = {static_cast<T>(start - static_cast<double>(origin)), static_cast<T>(map.column), static_cast<T>(map.row)};
   }
 };
 
-template <typename T>
+template <typename T, typename Form = PrecisePlane<T>>
 struct ProjectiveFrame {
-  PrecisePlane<T> x, y, w;  // the position is x / w, y / w
+  Form x, y, w;  // the position is x / w, y / w
   std::int64_t origin_x, origin_y;
   T shift_x, shift_y;  // from the image's centre, where the homography's zero lies, to the origin
 
   static HARDFAST_HD ProjectiveFrame make(const WarpParams& p, std::int64_t sample, std::int64_t first_x,
                                           std::int64_t first_y) {
     const T* homography = static_cast<const T*>(p.matrix.data) + sample * p.matrix.batch;
-    const ProjectiveMap map =
-        projective_map(homography, p.matrix.row, p.matrix.column,
-                       projective_scale(p.height, p.width, p.out_height, p.out_width, p.align_corners));
+    const ProjectiveMap map = projective_map(homography, p.matrix.row, p.matrix.column, p.scale);
     const Point<double> first = from_centre(p, first_x, first_y);
     const Position start = projective_position(map, first.x, first.y);
     ProjectiveFrame frame;
@@ -129,17 +162,17 @@ struct ProjectiveFrame {
     return frame;
   }
 
-  HARDFAST_HD Point<T> at(const WarpParams& /*p*/, std::int64_t /*sample*/, T dx, T dy) const {
-    const T divisor = w.at(dx, dy);
-    return {x.at(dx, dy) / divisor, y.at(dx, dy) / divisor};
+  HARDFAST_HD ProjectivePoint<T> at(const WarpParams& /*p*/, std::int64_t /*sample*/, T dx, T dy) const {
+    const T divisor = w.at(dx, dy), inverse = T(1) / divisor;
+    return {{divided(x.at(dx, dy), divisor, inverse), divided(y.at(dx, dy), divisor, inverse)}, inverse};
   }
 
  private:
   // form / w - shift, as a numerator over w.
-  static HARDFAST_HD PrecisePlane<T> relative(const LinearForm& form, const LinearForm& w, double shift,
-                                              const Point<double>& first) {
-    return PrecisePlane<T>::make(form.at(first.x, first.y) - shift * w.at(first.x, first.y),
-                                 form.column - shift * w.column, form.row - shift * w.row);
+  static HARDFAST_HD Form relative(const LinearForm& form, const LinearForm& w, double shift,
+                                   const Point<double>& first) {
+    return Form::make(form.at(first.x, first.y) - shift * w.at(first.x, first.y), form.column - shift * w.column,
+                      form.row - shift * w.row);
   }
 };
 
@@ -149,12 +182,12 @@ struct ProjectiveTerms {
   T x, y, w;
 };
 
-template <typename T>
-HARDFAST_HD ProjectiveTerms<T> grad_projective_frame(const ProjectiveFrame<T>& frame, T dx, T dy, Point<T> grad) {
-  const T w = frame.w.at(dx, dy), inverse = w != T(0) ? T(1) / w : T(0);
-  const T x = grad.x * inverse, y = grad.y * inverse;
-  const T from_x = frame.x.at(dx, dy) * inverse + frame.shift_x, from_y = frame.y.at(dx, dy) * inverse + frame.shift_y;
-  return {x, y, -(x * from_x + y * from_y)};
+template <typename T, typename Form>
+HARDFAST_HD ProjectiveTerms<T> grad_projective_frame(const ProjectiveFrame<T, Form>& frame,
+                                                     const ProjectivePoint<T>& at, Point<T> grad) {
+  if (__builtin_isinf(at.inverse)) return {T(0), T(0), T(0)};
+  const T x = grad.x * at.inverse, y = grad.y * at.inverse;
+  return {x, y, -(x * (at.x + frame.shift_x) + y * (at.y + frame.shift_y))};
 }
 
 // Where an output pixel lies in the control grid of a flow, along one axis.
@@ -209,8 +242,7 @@ struct FlowFrame {
 
   static HARDFAST_HD FlowFrame make(const WarpParams& p, std::int64_t /*sample*/, std::int64_t first_x,
                                     std::int64_t first_y) {
-    const AxisScale scale_x = axis_scale(p.width, p.out_height, p.out_width, p.align_corners);
-    const AxisScale scale_y = axis_scale(p.height, p.out_height, p.out_width, p.align_corners);
+    const AxisScale &scale_x = p.scale.x, &scale_y = p.scale.y;
     const Point<double> first = from_centre(p, first_x, first_y);
     const double start_x = scale_x.per_column * first.x + scale_x.half_extent - scale_x.offset;
     const double start_y = scale_y.per_row * first.y + scale_y.half_extent - scale_y.offset;
@@ -221,8 +253,8 @@ struct FlowFrame {
     frame.y = {static_cast<T>(start_y - static_cast<double>(frame.origin_y)), T(0), static_cast<T>(scale_y.per_row)};
     frame.half_x = static_cast<T>(scale_x.half_extent);
     frame.half_y = static_cast<T>(scale_y.half_extent);
-    frame.column = FlowFrameAxis<T>::make(flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline), first_x);
-    frame.row = FlowFrameAxis<T>::make(flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline), first_y);
+    frame.column = FlowFrameAxis<T>::make(p.flow_columns, first_x);
+    frame.row = FlowFrameAxis<T>::make(p.flow_rows, first_y);
     return frame;
   }
 
@@ -288,9 +320,8 @@ struct ThinPlateFrame {
   static HARDFAST_HD ThinPlateFrame make(const WarpParams& p, std::int64_t sample, std::int64_t first_x,
                                          std::int64_t first_y) {
     const Pair<T>* affine = weights(p, sample) + p.control_points;
-    const AxisScale scale_x = axis_scale(p.width, p.out_height, p.out_width, p.align_corners);
-    const AxisScale scale_y = axis_scale(p.height, p.out_height, p.out_width, p.align_corners);
-    const double unit_x = unit_scale(p.out_width, p.align_corners), unit_y = unit_scale(p.out_height, p.align_corners);
+    const AxisScale &scale_x = p.scale.x, &scale_y = p.scale.y;
+    const double unit_x = p.scale.unit_x, unit_y = p.scale.unit_y;
     const Point<double> first = from_centre(p, first_x, first_y);
     ThinPlateFrame frame;
     axis(affine[0].x, affine[1].x * unit_x, affine[2].x * unit_y, scale_x, first, p.width, frame.x, frame.origin_x);

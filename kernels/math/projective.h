@@ -15,12 +15,6 @@ struct LinearForm {
   HARDFAST_HD double at(double u, double v) const { return column * u + row * v + constant; }
 };
 
-// Normalised units per output pixel.
-HARDFAST_HD double unit_scale(std::int64_t out_length, bool align_corners) {
-  if (!align_corners) return 2.0 / static_cast<double>(out_length);
-  return out_length > 1 ? 2.0 / static_cast<double>(out_length - 1) : 0.0;
-}
-
 // Input position in pixels: x / w + centre_x, y / w + centre_y. Numerators are in pixels from the image's centre, so
 // the identity is exact.
 struct ProjectiveMap {
@@ -28,22 +22,9 @@ struct ProjectiveMap {
   double centre_x, centre_y;
 };
 
-// Sizes that a homography is scaled by.
-struct ProjectiveScale {
-  AxisScale x, y;
-  double unit_x, unit_y;
-};
-
-HARDFAST_HD ProjectiveScale projective_scale(std::int64_t height, std::int64_t width, std::int64_t out_height,
-                                             std::int64_t out_width, bool align_corners) {
-  return {axis_scale(width, out_height, out_width, align_corners),
-          axis_scale(height, out_height, out_width, align_corners), unit_scale(out_width, align_corners),
-          unit_scale(out_height, align_corners)};
-}
-
 template <typename Scalar>
 HARDFAST_HD ProjectiveMap projective_map(const Scalar* homography, std::int64_t row, std::int64_t column,
-                                         const ProjectiveScale& scale) {
+                                         const MapScale& scale) {
   const auto at = [&](int i, int j) { return static_cast<double>(homography[i * row + j * column]); };
   return {{at(0, 0) * scale.x.per_column, at(0, 1) * scale.x.per_row, at(0, 2) * scale.x.half_extent},
           {at(1, 0) * scale.y.per_column, at(1, 1) * scale.y.per_row, at(1, 2) * scale.y.half_extent},
@@ -75,8 +56,7 @@ HARDFAST_HD ProjectiveGradient grad_projective_position(const ProjectiveMap& map
 
 // Sums over the output pixels of those gradients, to the homography [3, 3].
 template <typename Scalar>
-HARDFAST_HD void grad_projective_map(const AffineAxisSums (&sums)[3], const ProjectiveScale& scale,
-                                     Scalar* grad_homography) {
+HARDFAST_HD void grad_projective_map(const AffineAxisSums (&sums)[3], const MapScale& scale, Scalar* grad_homography) {
   grad_affine_axis(sums[0], scale.x, grad_homography);
   grad_affine_axis(sums[1], scale.y, grad_homography + 3);
   grad_homography[6] = static_cast<Scalar>(sums[2].times_u * scale.unit_x);

@@ -161,18 +161,16 @@ T across_warp(T value, const Function& function) {
   return result;
 }
 
-struct uint2 {
+struct alignas(8) uint2 {
   unsigned x, y;
 };
-struct uint4 {
+struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
 
 template <typename T>
 T __ldg(const T* at) {
-  T value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
+  return *at;
 }
 
 template <typename T>

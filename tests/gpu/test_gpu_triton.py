@@ -60,6 +60,46 @@ def test_row_ops_equal_the_reference(name: str, shape: tuple[int, int]) -> None:
             torch.testing.assert_close(mine.cpu().double(), other, rtol=0, atol=tolerance * max(scale, 1e-3))
 
 
+def loss_and_gradients(function: Function, inputs: list[Tensor], scale: float, **options: Any) -> list[Tensor]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    loss = function(*leaves, **options)
+    return [loss.detach(), *torch.autograd.grad(loss if scale == 1 else scale * loss, leaves)]
+
+
+def assert_close_to(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for mine, other in zip(actual, expected, strict=True):
+        scale = other.abs().max().item()
+        torch.testing.assert_close(mine.cpu().double(), other, rtol=0, atol=tolerance * max(scale, 1e-6))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])  # whether the kernel that multiplies by the loss's gradient has to
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen_shannon"])
+@pytest.mark.parametrize("classes", [10, 4096, 10_007])
+def test_a_loss_with_its_gradients(classes: int, divergence: str, scale: float) -> None:
+    inputs = [3 * torch.randn(37, classes, dtype=torch.float64) for _ in range(2)]
+    options = {"temperature": 2.0, "divergence": divergence}
+    expected = loss_and_gradients(reference.kl_disagreement, inputs, scale, **options)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+        rounded = [x.to(dtype) for x in inputs]
+        if dtype == torch.bfloat16:
+            expected = loss_and_gradients(reference.kl_disagreement, [x.double() for x in rounded], scale, **options)
+        actual = loss_and_gradients(ops.kl_disagreement, [x.cuda() for x in rounded], scale, **options)
+        assert_close_to(actual, expected, tolerance)
+
+
+@pytest.mark.parametrize("divergence", ["forward", "jensen_shannon"])
+def test_linear_kl_disagreement_equals_the_reference(divergence: str) -> None:
+    """Its kernels put the gradients in place of the logits."""
+    assert backends()["kl_disagreement"]["cuda"] == "triton"
+    inputs = [torch.randn(shape, dtype=torch.float64) for shape in ((75, 64), (5003, 64), (75, 32), (5003, 32))]
+    options = {"temperature": 2.0, "divergence": divergence}
+    expected = loss_and_gradients(reference.linear_kl_disagreement, inputs, 0.5, **options)
+    for chunk_rows in (None, 16):
+        moved = [x.to("cuda", torch.float32) for x in inputs]
+        actual = loss_and_gradients(ops.linear_kl_disagreement, moved, 0.5, chunk_rows=chunk_rows, **options)
+        assert_close_to(actual, expected, 1e-3)  # as exact as the products, which may be of TF32
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_guided_step_equals_the_reference(prediction_type: str, dtype: torch.dtype) -> None:

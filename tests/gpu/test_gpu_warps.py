@@ -18,9 +18,11 @@ from test_warp_options import (  # noqa: F401
 from test_warp_plain_calls import (  # noqa: F401
     test_a_flow_of_the_outputs_size,
     test_a_gradient_of_equal_numbers_that_share_their_memory,
+    test_an_outlier_leaves_the_other_gradients_their_digits,
     test_equals_the_reference,
     test_far_outside_is_the_fill_exactly,
     test_nan_positions_are_outside,
+    test_positions_that_are_pixels,
     test_so_many_tiles_that_each_is_tall,
 )
 from test_warp_transforms import (  # noqa: F401
@@ -31,7 +33,7 @@ from test_warp_transforms import (  # noqa: F401
 from test_warp_yardstick import (  # noqa: F401
     test_at_most_twice_the_error_of_torch,
     test_equals_torch_in_float64,
-    test_large_images_lose_no_precision,
+    test_pixels_far_into_an_image_keep_their_digits,
 )
 from warp_cases import WarpCase, every_warp
 
