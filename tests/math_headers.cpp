@@ -10,6 +10,23 @@
 
 using namespace hardfast;
 
+// The frame that begins at (first_x, first_y), at every pixel of 32 columns and 8 rows: [256, 2] on the whole image.
+template <typename Form>
+void positions_by(const float* homography, std::int64_t side, std::int64_t first_x, std::int64_t first_y,
+                  double* positions) {
+  using Frame = ProjectiveFrame<float, Form>;
+  WarpParams p{};
+  p.height = p.width = p.out_height = p.out_width = side;
+  p.scale = map_scale(side, side, side, side, false);
+  p.matrix = {homography, 0, 3, 1};
+  const Frame frame = Frame::make(p, 0, first_x, first_y);
+  for (int k = 0; k < 256; ++k) {
+    const Point<float> at = frame.at(p, 0, static_cast<float>(k % 32), static_cast<float>(k / 32));
+    positions[2 * k] = static_cast<double>(frame.origin_x) + static_cast<double>(at.x);
+    positions[2 * k + 1] = static_cast<double>(frame.origin_y) + static_cast<double>(at.y);
+  }
+}
+
 extern "C" {
 
 void padded_indices(const std::int64_t* index, std::int64_t count, std::int64_t length, int padding, bool align_corners,
@@ -42,18 +59,10 @@ void bspline(const float* t, std::int64_t count, float* weights) {
   }
 }
 
-// The frame that begins at (first_x, first_y), at every pixel of 32 columns and 8 rows: [256, 2] on the whole image.
 void projective_positions(const float* homography, std::int64_t side, std::int64_t first_x, std::int64_t first_y,
-                          double* positions) {
-  WarpParams p{};
-  p.height = p.width = p.out_height = p.out_width = side;
-  p.matrix = {homography, 0, 3, 1};
-  const ProjectiveFrame<float> frame = ProjectiveFrame<float>::make(p, 0, first_x, first_y);
-  for (int k = 0; k < 256; ++k) {
-    const Point<float> at = frame.at(p, 0, static_cast<float>(k % 32), static_cast<float>(k / 32));
-    positions[2 * k] = static_cast<double>(frame.origin_x) + static_cast<double>(at.x);
-    positions[2 * k + 1] = static_cast<double>(frame.origin_y) + static_cast<double>(at.y);
-  }
+                          bool of_tile, double* positions) {
+  const auto by = of_tile ? positions_by<TilePlane<float>> : positions_by<PrecisePlane<float>>;
+  by(homography, side, first_x, first_y, positions);
 }
 
 // One row of controls upsampled to `out_length`, as the CPU's taps have it and as the GPUs' cells do.
@@ -107,6 +116,13 @@ float fixed_sum(const float* value, std::int64_t count, double largest) {
   std::int64_t sum = 0;
   for (std::int64_t i = 0; i < count; ++i) sum += to_fixed(value[i], shift);
   return from_fixed(sum, FloatPower::of(-shift));
+}
+
+void fixed_halves(const float* value, std::int64_t count, std::int64_t* whole) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const FixedHalves halves = to_fixed_halves(value[i]);
+    whole[i] = static_cast<std::int64_t>(std::uint64_t{halves.upper} << 32 | halves.lower);
+  }
 }
 
 double fixed_pair_sum(const double* value, std::int64_t count, double largest) {

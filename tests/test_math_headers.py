@@ -101,13 +101,14 @@ def test_bspline_weights(math_headers):
     torch.testing.assert_close(weights.double(), torch.where(distance < 1, near, far), rtol=0, atol=2e-7)
 
 
+@pytest.mark.parametrize("of_tile", [False, True])
 @pytest.mark.parametrize("first", [(0, 0), (4064, 2048), (1000, 4088)], ids=str)
-def test_projective_positions_keep_their_digits(math_headers, first):
+def test_projective_positions_keep_their_digits(math_headers, first, of_tile):
     side = 4096
     generator = torch.Generator().manual_seed(3)
     homography = torch.eye(3) + 0.15 * torch.randn(3, 3, generator=generator)
     positions = torch.empty(256, 2, dtype=torch.float64)
-    call(math_headers.projective_positions, homography, side, *first, positions)
+    call(math_headers.projective_positions, homography, side, *first, of_tile, positions)
     k = torch.arange(256, dtype=torch.float64)
     pixels = torch.stack([first[0] + k % 32, first[1] + k.div(32, rounding_mode="floor")], 1)
     homogeneous = F.pad((2 * pixels + 1) / side - 1, (0, 1), value=1.0) @ homography.double().T
@@ -169,6 +170,18 @@ def test_rounding(math_headers):
     call(math_headers.rounded, values, len(values), down, nearest)
     assert torch.equal(down, values.floor())
     assert torch.equal(nearest, values.round())
+
+
+def test_floats_as_halves_of_whole_numbers(math_headers):
+    generator = torch.Generator().manual_seed(1)
+    scales = torch.logspace(-60, 22, 8000, base=2.0)
+    edges = torch.tensor(
+        [0.0, -0.0, 0.5, 1.5, 2.5, 2**22, 2**22 - 0.5, 2**-32, 2**-33, 3 * 2**-33, 1 - 2**-24, 2**-149]
+    )
+    values = torch.cat([(2 * torch.rand(8000, generator=generator) - 1) * scales, edges, -edges])
+    whole = torch.empty(len(values), dtype=torch.int64)
+    call(math_headers.fixed_halves, values, len(values), whole)
+    assert torch.equal(whole, (values.double() * 2**32).round().long())
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e-42, 3e30])

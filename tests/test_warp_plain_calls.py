@@ -65,6 +65,34 @@ def test_a_flow_of_the_outputs_size(dtype: torch.dtype, layout: torch.memory_for
             check(FLOW, image, (flow.mT.contiguous().mT,), (21, 40), padding_mode=padding_mode)
 
 
+@pytest.mark.parametrize("padding_mode", PADDINGS)
+def test_positions_that_are_pixels(padding_mode: str) -> None:
+    """Where taps have no weight, but a slope: at the edges, and a pixel beyond each."""
+    maps = [[[1.0, 0.0, 0.25 * x], [0.0, 1.0, 0.25 * y]] for x in (-2, -1, 0, 1, 2) for y in (-1, 0, 1)]
+    maps += [[[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]]  # a flip, a quarter turn
+    theta = torch.tensor(maps)
+    extra = {"fill": random_image((len(maps), 3), torch.float32)} if padding_mode == "fill" else {}
+    for side, align_corners in ((8, False), (9, True)):  # a quarter is one pixel
+        image = random_image((len(maps), 3, side, side), torch.float32)
+        options = {"padding_mode": padding_mode, "align_corners": align_corners, **extra}
+        check(AFFINE, image, (theta,), (side, side), **options)
+        shifts = theta[:, :, 2, None, None].expand(-1, -1, side, side)
+        check(FLOW, image, (shifts.contiguous(),), (side, side), **options)
+
+
+def test_an_outlier_leaves_the_other_gradients_their_digits() -> None:
+    """The gradient to the image is summed in units that suit the largest."""
+    image = random_image((1, 1, 64, 64), torch.float32)
+    grad = 1e-7 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(3))
+    grad[0, 0, 20, 30] = 1.0
+    theta = torch.tensor([[[1.0, 0.0, 0.6 / 64], [0.0, 1.0, -0.6 / 64]]])
+    (actual,) = gradients(lambda x: AFFINE.op(x, theta), (image,), grad)
+    (expected,) = gradients(lambda x: AFFINE.reference(x, theta.double()), (image.double(),), grad.double())
+    error = (actual.double() - expected).flatten()[expected.flatten().abs() < 1e-5]
+    assert error.abs().mean() < 2e-5 * 1e-7
+    assert error.mean().abs() < 1e-6 * 1e-7  # rounded neither up nor down
+
+
 def test_so_many_tiles_that_each_is_tall() -> None:
     image = random_image((270, 3, 9, 11), torch.float32)
     check(AFFINE, image, AFFINE.parameters(270, torch.float32), (40, 35))

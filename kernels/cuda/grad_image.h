@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
   }
 }
 
-// Of one float in fixed point, 24 of which count: floor_cell() takes no larger upper halves.
+// Of one float in fixed point, 24 of which count: to_fixed_halves() takes no larger ones.
 constexpr int kMostFloatBits = 53;
 
 // The unit of the sums, 2^-shift, and how much finer the second word's is.

@@ -83,23 +83,6 @@ __global__ void __launch_bounds__(kThreads, kPlainGradBlocks<Frame>)
   }
 }
 
-// A float in units of the sums' upper halves: its whole part, and the rest as a lower half. Towards minus infinity by
-// less than 2^-23 of that unit, which is less than a float's last digit of the largest gradient.
-struct FixedParts {
-  unsigned upper, lower;
-};
-
-__device__ __forceinline__ FixedParts fixed_parts(float value) {
-  const FlooredPosition parts = floor_cell(value);
-  const float below_one = 0x1.fffffep-1f, rest = parts.rest < below_one ? parts.rest : below_one;
-#if defined(__CUDA_ARCH__)
-  const unsigned lower = __float_as_uint(__fmaf_rz(rest, 0x1p23f, 0x1p23f)) << 9;
-#else
-  const unsigned lower = static_cast<unsigned>(rest * 0x1p23f) << 9;
-#endif
-  return {static_cast<unsigned>(parts.whole), lower};
-}
-
 template <typename Frame, int kLanes>
 struct PlainGather {
   using T = float;
@@ -138,11 +121,11 @@ struct PlainGather {
         if (static_cast<unsigned>(column + right) >= width || static_cast<unsigned>(row + under) >= height) continue;
         const float weight = linear_weight(right, x).value * linear_weight(under, y).value;
         const int target = (row + under) * own.width + column + right;
-        FixedParts parts[kLanes];
+        FixedHalves parts[kLanes];
         unsigned before[kLanes];
 #pragma unroll
         for (int c = 0; c < kLanes; ++c) {
-          parts[c] = fixed_parts(grads[c] * weight);
+          parts[c] = to_fixed_halves(grads[c] * weight);
           before[c] = 0;
           if (has(c)) before[c] = atomicAdd(sums.words + target + c * plane, parts[c].lower);
         }
