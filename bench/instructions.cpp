@@ -11,6 +11,7 @@
 
 #include "../kernels/cpu/isa.h"
 #include "../kernels/kl_params.h"
+#include "../kernels/math/scales.h"
 
 namespace {
 
@@ -63,6 +64,7 @@ int run_warp(const std::string& map, const std::string& pass, const std::int64_t
     }
     p.matrix = {parameters.data(), 3 * rows, 3, 1};
   }
+  set_scales(p);
   grad_parameters.resize(parameters.size());
   const WarpKernels& kernels = cpu_kernels().warp;
   std::vector<double> sums;

@@ -1,8 +1,7 @@
 // The arguments of the warps as WarpParams, for every device.
 #pragma once
 
-#include "../kernels/math/affine.h"
-#include "../kernels/math/flow.h"
+#include "../kernels/math/scales.h"
 #include "tensor_args.h"
 
 namespace hardfast {
@@ -45,7 +44,7 @@ inline void check_parameter(const Tensor& tensor, const Tensor& image, int64_t d
                   " dimensions, in float64 for a float64 image and float32 otherwise");
 }
 
-// Everything but the map, the outputs and the gradients. `batch` is that of the map's tensors.
+// Everything but the map with its scales, the outputs and the gradients. `batch` is that of the map's tensors.
 inline WarpParams warp_params(Map map, const Tensor& image, int64_t map_batch, const WarpOptions& options,
                               int64_t out_height, int64_t out_width) {
   constexpr int64_t kMaxSide = (int64_t{1} << 31) - 8;
@@ -93,7 +92,6 @@ inline WarpParams warp_params(Map map, const Tensor& image, int64_t map_batch, c
   }
   p.image = image_view(image);
   p.image.batch = batch_stride(image);
-  p.scale = map_scale(p.height, p.width, p.out_height, p.out_width, p.align_corners);
   return p;
 }
 
@@ -104,6 +102,7 @@ inline WarpParams matrix_warp_params(Map map, const Tensor& image, const Tensor&
                   "theta must be [1 or B, 2, 3], homography [1 or B, 3, 3]");
   WarpParams p = warp_params(map, image, matrix.size(0), options, out_height, out_width);
   p.matrix = matrix_view(matrix);
+  set_scales(p);
   return p;
 }
 
@@ -117,8 +116,7 @@ inline WarpParams flow_warp_params(const Tensor& image, const Tensor& flow, cons
   p.flow_height = flow.size(2);
   p.flow_width = flow.size(3);
   p.spline = interpolation == "cubic_bspline";
-  p.flow_columns = flow_axis(p.flow_width, p.out_width, p.align_corners, p.spline);
-  p.flow_rows = flow_axis(p.flow_height, p.out_height, p.align_corners, p.spline);
+  set_scales(p);
   return p;
 }
 
@@ -133,6 +131,7 @@ inline WarpParams thin_plate_warp_params(const Tensor& image, const Tensor& poin
   p.control_points = points.size(1);
   p.points = matrix_view(points);
   p.weights = matrix_view(weights);
+  set_scales(p);
   return p;
 }
 

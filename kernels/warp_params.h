@@ -52,17 +52,17 @@ struct WarpParams {
   Padding padding;
   Map map;
   bool align_corners;
-  MapScale scale;  // of these sizes: divisions that no block of a GPU need repeat
+  MapScale scale;  // of these sizes, by set_scales(): divisions that no block of a GPU need repeat
 
   // How many there are: `batch`, or 1 where all samples share one. A shared one has batch stride 0, and its gradient
   // is the sum over the batch.
   std::int64_t image_count, map_count, fill_count, color_count;
 
-  MatrixView matrix;                     // theta [B, 2, 3] or homography [B, 3, 3]
-  ImageView<const void> flow;            // [B, 2, flow_height, flow_width], channel 0 is x
-  std::int64_t flow_height, flow_width;  // of the control grid
-  bool spline;                           // flow between control values: cubic B-spline, else bilinear
-  FlowAxis flow_columns, flow_rows;
+  MatrixView matrix;                      // theta [B, 2, 3] or homography [B, 3, 3]
+  ImageView<const void> flow;             // [B, 2, flow_height, flow_width], channel 0 is x
+  std::int64_t flow_height, flow_width;   // of the control grid
+  bool spline;                            // flow between control values: cubic B-spline, else bilinear
+  FlowAxis flow_columns, flow_rows;       // by set_scales()
   std::int64_t control_points;            // K of the thin-plate spline
   MatrixView points;                      // [B, K, 2]
   MatrixView weights;                     // [B, K + 3, 2], the last three rows those of 1, x and y

@@ -5,6 +5,7 @@
 #include "../kernels/math/half.h"
 #include "../kernels/math/padding.h"
 #include "../kernels/math/rounding.h"
+#include "../kernels/math/scales.h"
 #include "../kernels/math/taps.h"
 #include "../kernels/math/thin_plate.h"
 
@@ -17,7 +18,7 @@ void positions_by(const float* homography, std::int64_t side, std::int64_t first
   using Frame = ProjectiveFrame<float, Form>;
   WarpParams p{};
   p.height = p.width = p.out_height = p.out_width = side;
-  p.scale = map_scale(side, side, side, side, false);
+  set_scales(p);
   p.matrix = {homography, 0, 3, 1};
   const Frame frame = Frame::make(p, 0, first_x, first_y);
   for (int k = 0; k < 256; ++k) {

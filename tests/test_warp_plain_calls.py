@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from warp_cases import AFFINE, FLOW, PADDINGS, WarpCase, assert_all_close, every_warp, gradients, random_image
+from warp_cases import (
+    AFFINE,
+    FLOW,
+    PADDINGS,
+    PROJECTIVE,
+    WarpCase,
+    assert_all_close,
+    every_warp,
+    gradients,
+    random_image,
+)
 
 CHANNELS = (1, 2, 3, 4, 5, 8)
 TOLERANCES = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -78,6 +88,35 @@ def test_positions_that_are_pixels(padding_mode: str) -> None:
         check(AFFINE, image, (theta,), (side, side), **options)
         shifts = theta[:, :, 2, None, None].expand(-1, -1, side, side)
         check(FLOW, image, (shifts.contiguous(),), (side, side), **options)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 2.0**-100, 2.0**120])
+def test_a_homography_is_the_same_at_every_scale(factor: float) -> None:
+    image = random_image((2, 3, 19, 37), torch.float32)
+    (homography,) = PROJECTIVE.parameters(2, torch.float32)
+    for color in (None, torch.eye(3, 4)[None]):  # with one, general kernels serve
+        expected = PROJECTIVE.op(image, homography, color=color)
+        output = PROJECTIVE.op(image, homography * factor, color=color)
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+
+        def warp(homography: Tensor, color: Tensor | None = color) -> Tensor:
+            return PROJECTIVE.op(image, homography, color=color)
+
+        (unscaled,) = gradients(warp, (homography,), torch.ones_like(expected))
+        (scaled,) = gradients(warp, (homography * factor,), torch.ones_like(expected))
+        torch.testing.assert_close(scaled * factor, unscaled, rtol=1e-4, atol=1e-4 * unscaled.abs().max().item())
+
+
+def test_positions_beyond_all_floats_lie_beyond_the_border() -> None:
+    image = random_image((1, 3, 8, 8), torch.float32)
+    homography = torch.tensor([[[1.0, 0.0, 3.0], [0.0, 1.0, 3.0], [0.0, 0.0, 1e-38]]])
+
+    def warp(homography: Tensor) -> Tensor:
+        return PROJECTIVE.op(image, homography, padding_mode="border")
+
+    assert torch.equal(warp(homography), image[:, :, -1:, -1:].expand(1, 3, 8, 8))
+    (grad,) = gradients(warp, (homography,), torch.ones(1, 3, 8, 8))
+    assert torch.equal(grad, torch.zeros(1, 3, 3))
 
 
 def test_an_outlier_leaves_the_other_gradients_their_digits() -> None:

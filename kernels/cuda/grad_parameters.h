@@ -85,9 +85,10 @@ __global__ void __launch_bounds__(kThreads, kResidentBlocks<T>)
       T plain[kForms] = {}, times_x[kForms] = {}, times_y[kForms] = {};
       for_each_pixel(p, tile, tiling.height, [&](unsigned x, unsigned y, int pixel_dx, int pixel_dy) {
         for_each_sample<T>(p, pixel_dx, pixel_dy, [&](T dx, T dy) {
+          const Point<T> grad = grad_position<kTaps, Storage>(p, frame, tile.sample, x, y, dx, dy);
+          asm volatile("" ::: "memory");  // the position is found anew, for kept it takes registers too many
           T forms[kForms];
-          form_gradients(frame, frame.at(p, tile.sample, dx, dy),
-                         grad_position<kTaps, Storage>(p, frame, tile.sample, x, y, dx, dy), forms);
+          form_gradients(frame, frame.at(p, tile.sample, dx, dy), grad, forms);
 #pragma unroll
           for (int f = 0; f < kForms; ++f) {
             plain[f] += forms[f];

@@ -60,6 +60,12 @@ struct PrecisePlane {
   }
 };
 
+// The exponent of a power of two above all that a plane is within 32 pixels of its start.
+HARDFAST_HD int plane_exponent(double start, double column, double row) {
+  const double most = __builtin_fabs(start) + 32.0 * (__builtin_fabs(column) + __builtin_fabs(row));
+  return exponent_above(double_to_bits(most));
+}
+
 // The same for whole dx and dy below 32: `high` has so few digits that its sums round nothing off.
 template <typename T>
 struct TilePlane {
@@ -69,9 +75,8 @@ struct TilePlane {
 
   static HARDFAST_HD TilePlane make(double start, double column, double row) {
     static_assert(sizeof(T) == sizeof(float), "the digits of a float");
-    const double most = __builtin_fabs(start) + 32.0 * (__builtin_fabs(column) + __builtin_fabs(row));
-    const double unit = power_of_two(exponent_above(double_to_bits(most)) - 23);
-    const Plane<T> high = {whole(start, unit), whole(column, unit), whole(row, unit)};
+    const int digits = 23 - plane_exponent(start, column, row);
+    const Plane<T> high = {rounded(start, digits), rounded(column, digits), rounded(row, digits)};
     return {high,
             {static_cast<T>(start - static_cast<double>(high.start)),
              static_cast<T>(column - static_cast<double>(high.column)),
@@ -79,7 +84,9 @@ struct TilePlane {
   }
 
  private:
-  static HARDFAST_HD T whole(double value, double unit) { return static_cast<T>(round_nearest(value / unit) * unit); }
+  static HARDFAST_HD T rounded(double value, int digits) {
+    return static_cast<T>(round_nearest(value * power_of_two(digits)) * power_of_two(-digits));
+  }
 };
 
 // part / divisor as division rounds it, where several parts have one divisor and one reciprocal.
@@ -89,7 +96,7 @@ HARDFAST_HD T divided(T part, T divisor, T inverse) {
   return rounded == rounded ? rounded : quotient;  // infinities have no remainder
 }
 
-// A position x / w, y / w, with 1 / w.
+// A position x / w, y / w, with 1 / w of the homography as it is given.
 template <typename T>
 struct ProjectivePoint : Point<T> {
   T inverse;
@@ -142,6 +149,7 @@ struct ProjectiveFrame {
   Form x, y, w;  // the position is x / w, y / w
   std::int64_t origin_x, origin_y;
   T shift_x, shift_y;  // from the image's centre, where the homography's zero lies, to the origin
+  T scale;             // of the three forms, which a homography may have at any: float then holds them
 
   static HARDFAST_HD ProjectiveFrame make(const WarpParams& p, std::int64_t sample, std::int64_t first_x,
                                           std::int64_t first_y) {
@@ -154,9 +162,12 @@ struct ProjectiveFrame {
     frame.origin_y = frame_origin(start.y, p.height);
     const double shift_x = static_cast<double>(frame.origin_x) - map.centre_x;
     const double shift_y = static_cast<double>(frame.origin_y) - map.centre_y;
-    frame.x = relative(map.x, map.w, shift_x, first);
-    frame.y = relative(map.y, map.w, shift_y, first);
-    frame.w = relative(map.w, map.w, 0.0, first);
+    const LinearForm across = relative(map.x, map.w, shift_x), down = relative(map.y, map.w, shift_y);
+    const double scale = scale_of(across, down, map.w, first);
+    frame.x = plane(across, first, scale);
+    frame.y = plane(down, first, scale);
+    frame.w = plane(map.w, first, scale);
+    frame.scale = static_cast<T>(scale);
     frame.shift_x = static_cast<T>(shift_x);
     frame.shift_y = static_cast<T>(shift_y);
     return frame;
@@ -164,15 +175,30 @@ struct ProjectiveFrame {
 
   HARDFAST_HD ProjectivePoint<T> at(const WarpParams& /*p*/, std::int64_t /*sample*/, T dx, T dy) const {
     const T divisor = w.at(dx, dy), inverse = T(1) / divisor;
-    return {{divided(x.at(dx, dy), divisor, inverse), divided(y.at(dx, dy), divisor, inverse)}, inverse};
+    return {{divided(x.at(dx, dy), divisor, inverse), divided(y.at(dx, dy), divisor, inverse)}, inverse * scale};
   }
 
  private:
   // form / w - shift, as a numerator over w.
-  static HARDFAST_HD Form relative(const LinearForm& form, const LinearForm& w, double shift,
-                                   const Point<double>& first) {
-    return Form::make(form.at(first.x, first.y) - shift * w.at(first.x, first.y), form.column - shift * w.column,
-                      form.row - shift * w.row);
+  static HARDFAST_HD LinearForm relative(const LinearForm& form, const LinearForm& w, double shift) {
+    return {form.column - shift * w.column, form.row - shift * w.row, form.constant - shift * w.constant};
+  }
+
+  // Brings w to about 1, but no numerator beyond 2^100.
+  static HARDFAST_HD double scale_of(const LinearForm& x, const LinearForm& y, const LinearForm& w,
+                                     const Point<double>& first) {
+    const int numerator = larger_of(exponent(x, first), exponent(y, first));
+    return power_of_two(-larger_of(exponent(w, first), numerator - 100));
+  }
+
+  static HARDFAST_HD int larger_of(int a, int b) { return a > b ? a : b; }
+
+  static HARDFAST_HD int exponent(const LinearForm& form, const Point<double>& first) {
+    return plane_exponent(form.at(first.x, first.y), form.column, form.row);
+  }
+
+  static HARDFAST_HD Form plane(const LinearForm& form, const Point<double>& first, double scale) {
+    return Form::make(scale * form.at(first.x, first.y), scale * form.column, scale * form.row);
   }
 };
 
@@ -185,7 +211,8 @@ struct ProjectiveTerms {
 template <typename T, typename Form>
 HARDFAST_HD ProjectiveTerms<T> grad_projective_frame(const ProjectiveFrame<T, Form>& frame,
                                                      const ProjectivePoint<T>& at, Point<T> grad) {
-  if (__builtin_isinf(at.inverse)) return {T(0), T(0), T(0)};
+  // Beyond the edge of a border the position may be infinite.
+  if (__builtin_isinf(at.inverse) || (grad.x == T(0) && grad.y == T(0))) return {T(0), T(0), T(0)};
   const T x = grad.x * at.inverse, y = grad.y * at.inverse;
   return {x, y, -(x * (at.x + frame.shift_x) + y * (at.y + frame.shift_y))};
 }

@@ -18,10 +18,12 @@ from test_warp_options import (  # noqa: F401
 from test_warp_plain_calls import (  # noqa: F401
     test_a_flow_of_the_outputs_size,
     test_a_gradient_of_equal_numbers_that_share_their_memory,
+    test_a_homography_is_the_same_at_every_scale,
     test_an_outlier_leaves_the_other_gradients_their_digits,
     test_equals_the_reference,
     test_far_outside_is_the_fill_exactly,
     test_nan_positions_are_outside,
+    test_positions_beyond_all_floats_lie_beyond_the_border,
     test_positions_that_are_pixels,
     test_so_many_tiles_that_each_is_tall,
 )
