@@ -155,6 +155,20 @@ def test_far_outside_is_the_fill_exactly(channels: int) -> None:
     torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_displacement_of_nan_leaves_the_pixels_beside_alone(count: int) -> None:
+    """Of a dense flow, for each image or for both, that has more numbers than are looked into for NaN."""
+    image = random_image((2, 3, 48, 50), torch.float32)
+    flow = 0.05 * random_image((count, 2, 48, 50), torch.float32)
+    lost = torch.zeros(count, 2, 48, 50, dtype=torch.bool)
+    lost[0, :, 7, 9] = lost[0, :, 0, 49] = True
+    results = []
+    for value in (float("nan"), 50.0):
+        inputs = (image, flow.masked_fill(lost, value))
+        results.append(gradients(FLOW.op, inputs, torch.ones_like(image)))
+    assert all(torch.equal(mine, other) for mine, other in zip(*results, strict=True))
+
+
 def test_nan_positions_are_outside() -> None:
     image = random_image((1, 3, 48, 50), torch.float32)
     flow = torch.zeros(1, 2, 48, 50)  # more than is looked into for NaN

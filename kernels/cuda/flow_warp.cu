@@ -10,6 +10,11 @@ cudaError_t launch_flow_forward(const WarpParams& p, cudaStream_t stream) {
   return launch_forward<FlowFrame>(p, stream);
 }
 
+cudaError_t launch_flow_grad_image(const WarpParams& p, const GradImageScratch& scratch, cudaStream_t stream) {
+  if (is_dense_flow(p)) return launch_grad_image<FlowFrame, DenseFlowFrame<float>>(p, scratch, stream);
+  return launch_grad_image<FlowFrame>(p, scratch, stream);
+}
+
 bool launch_plain_grad_dense_flow(const WarpParams& p, cudaStream_t stream) {
   return with_plain<false>(p, [&](auto variant) {
     launch(warp_plain_grad_dense_flow_kernel<decltype(variant)>, tile_blocks(p), stream, p, output_tiling(p));
@@ -36,6 +41,6 @@ cudaError_t launch_grad_flow(const WarpParams& p, double* /*sums*/, cudaStream_t
 }  // namespace
 
 extern const WarpKernels flow_warp_kernels = {launch_flow_forward, launch_grad_flow, launch_grad_constants<FlowFrame>,
-                                              launch_grad_image<FlowFrame>};
+                                              launch_flow_grad_image};
 
 }  // namespace hardfast

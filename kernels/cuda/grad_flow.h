@@ -89,7 +89,7 @@ struct FlowGradient {
 template <typename V>
 struct PlainFlowGradient {
   using T = float;
-  using Place = PlainTile<FlowFrame<float>>;
+  using Place = PlainTile<TileFlowFrame<float>>;
   static constexpr int kBlocks = 2;  // with three some of it is spilled
   static constexpr bool kOneSample = true;
 

@@ -115,9 +115,9 @@ bool launch_plain_grad_image(const WarpParams& p, const GradImageScratch& scratc
   return true;
 }
 
-template <template <typename> class Frame>
+template <template <typename> class Frame, typename Plain = typename PlainFrame<Frame<float>>::type>
 cudaError_t launch_grad_image(const WarpParams& p, const GradImageScratch& scratch, cudaStream_t stream) {
-  const bool plain = launch_plain_grad_image<typename PlainFrame<Frame<float>>::type>(p, scratch, stream);
+  const bool plain = launch_plain_grad_image<Plain>(p, scratch, stream);
   with_variant(p, [&](auto variant) {
     using V = decltype(variant);
     using T = typename V::T;

@@ -31,6 +31,10 @@ struct PlainFrame {
   using type = Frame;
 };
 template <>
+struct PlainFrame<FlowFrame<float>> {
+  using type = TileFlowFrame<float>;
+};
+template <>
 struct PlainFrame<ProjectiveFrame<float>> {
   using type = ProjectiveFrame<float, TilePlane<float>>;
 };

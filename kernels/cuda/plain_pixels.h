@@ -161,17 +161,6 @@ struct WordsOf<4> {
   using type = unsigned;
 };
 
-// Keeps a pointer to global memory as it is: told what it is made of, the compiler adds its parts up anew for every
-// access.
-template <typename T>
-__device__ __forceinline__ T* kept(T* pointer) {
-#if defined(__CUDA_ARCH__)
-  asm("" : "+l"(pointer));
-  __builtin_assume(__isGlobal(pointer));
-#endif
-  return pointer;
-}
-
 // From global memory, which a pointer that is kept does not tell.
 __device__ __forceinline__ float load_global(const float* at) { return __ldg(at); }
 __device__ __forceinline__ float load_global(const std::uint8_t* at) { return widen(__ldg(at)); }

@@ -19,6 +19,17 @@ HARDFAST_BEGIN
 HARDFAST_HD float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 HARDFAST_HD double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
+// Keeps a pointer to global memory as it is: told what it is made of, the compiler adds its parts up anew for every
+// access.
+template <typename T>
+HARDFAST_HD T* kept(T* pointer) {
+#if defined(__CUDA_ARCH__)
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
+
 template <typename T>
 struct Point {
   T x, y;
@@ -305,6 +316,68 @@ struct FlowFrame {
       }
     }
     return {fused(flow_x, half_x, x.at(dx, dy)), fused(flow_y, half_y, y.at(dx, dy))};
+  }
+};
+
+// The same for offsets of 32 bits: the control points of a row are loaded together, then weighed.
+template <typename T>
+struct TileFlowFrame : FlowFrame<T> {
+  static HARDFAST_HD TileFlowFrame make(const WarpParams& p, std::int64_t sample, std::int64_t first_x,
+                                        std::int64_t first_y) {
+    return {FlowFrame<T>::make(p, sample, first_x, first_y)};
+  }
+
+  HARDFAST_HD Point<T> at(const WarpParams& p, std::int64_t sample, T dx, T dy) const {
+    const T* across = kept(static_cast<const T*>(p.flow.data) + sample * p.flow.batch);
+    const T* down = kept(across + p.flow.channel);
+    const Point<T> by =
+        this->column.spline ? displacement<4>(p, across, down, dx, dy) : displacement<2>(p, across, down, dx, dy);
+    return {fused(by.x, this->half_x, this->x.at(dx, dy)), fused(by.y, this->half_y, this->y.at(dx, dy))};
+  }
+
+ private:
+  // The control points that a pixel lies between along one axis, in elements, and what they weigh.
+  template <int kTaps>
+  struct Taps {
+    std::uint32_t places[kTaps];
+    T weights[kTaps];
+
+    HARDFAST_HD Taps(FlowFrameAxis<T> axis, T d, std::int64_t stride) {
+      axis.spline = kTaps == 4;
+      const ControlCell<T> cell = control_cell(axis, d);
+#pragma unroll
+      for (int k = 0; k < kTaps; ++k) {
+        // Of two, the second may weigh nothing: then it is the first again, for it may be NaN.
+        const int tap = kTaps == 2 && cell.within == T(0) ? 0 : k;
+        places[k] = static_cast<std::uint32_t>(control_index(axis, cell, tap) * static_cast<int>(stride));
+      }
+      if constexpr (kTaps == 4) {
+        const CubicWeights<T> cubic = bspline_weights(cell.within);
+#pragma unroll
+        for (int k = 0; k < kTaps; ++k) weights[k] = cubic.at[k];
+      } else {
+        weights[0] = T(1) - cell.within;
+        weights[1] = cell.within;
+      }
+    }
+  };
+
+  template <int kTaps>
+  HARDFAST_HD Point<T> displacement(const WarpParams& p, const T* across, const T* down, T dx, T dy) const {
+    const Taps<kTaps> columns(this->column, dx, p.flow.column), rows(this->row, dy, p.flow.row);
+    Point<T> sum = {T(0), T(0)};
+#pragma unroll
+    for (int j = 0; j < kTaps; ++j) {
+      T x = T(0), y = T(0);
+#pragma unroll
+      for (int i = 0; i < kTaps; ++i) {
+        const std::uint32_t place = rows.places[j] + columns.places[i];
+        x = fused(columns.weights[i], across[place], x);
+        y = fused(columns.weights[i], down[place], y);
+      }
+      sum = {fused(rows.weights[j], x, sum.x), fused(rows.weights[j], y, sum.y)};
+    }
+    return sum;
   }
 };
 

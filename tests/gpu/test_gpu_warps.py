@@ -16,6 +16,7 @@ from test_warp_options import (  # noqa: F401
     test_shared_inputs_equal_repeated_ones_and_get_the_sum,
 )
 from test_warp_plain_calls import (  # noqa: F401
+    test_a_displacement_of_nan_leaves_the_pixels_beside_alone,
     test_a_flow_of_the_outputs_size,
     test_a_gradient_of_equal_numbers_that_share_their_memory,
     test_a_homography_is_the_same_at_every_scale,
