@@ -25,13 +25,6 @@ HARDFAST_HD double unit_scale(std::int64_t out_length, bool align_corners) {
   return out_length > 1 ? 2.0 / static_cast<double>(out_length - 1) : 0.0;
 }
 
-HARDFAST_HD MapScale map_scale(std::int64_t height, std::int64_t width, std::int64_t out_height, std::int64_t out_width,
-                               bool align_corners) {
-  return {axis_scale(width, out_height, out_width, align_corners),
-          axis_scale(height, out_height, out_width, align_corners), unit_scale(out_width, align_corners),
-          unit_scale(out_height, align_corners)};
-}
-
 // One row of theta in pixels. With u and v the output position in pixels from the output's centre,
 //   input = column * u + row * v + centre.
 // Measured from the centre the identity is exact: no rounding separates it from a copy.

@@ -41,6 +41,13 @@ struct Plane {
   T start, column, row;
 
   HARDFAST_HD T at(T dx, T dy) const { return fused(dx, column, fused(dy, row, start)); }
+
+  // What these numbers lack of those that they were rounded from.
+  HARDFAST_HD Plane remainder(double exact_start, double exact_column, double exact_row) const {
+    return {static_cast<T>(exact_start - static_cast<double>(start)),
+            static_cast<T>(exact_column - static_cast<double>(column)),
+            static_cast<T>(exact_row - static_cast<double>(row))};
+  }
 };
 
 // A plane with what its numbers and sums round off carried along: a divisor near zero keeps its digits.
@@ -57,10 +64,7 @@ struct PrecisePlane {
 
   static HARDFAST_HD PrecisePlane make(double start, double column, double row) {
     const Plane<T> high = {static_cast<T>(start), static_cast<T>(column), static_cast<T>(row)};
-    return {high,
-            {static_cast<T>(start - static_cast<double>(high.start)),
-             static_cast<T>(column - static_cast<double>(high.column)),
-             static_cast<T>(row - static_cast<double>(high.row))}};
+    return {high, high.remainder(start, column, row)};
   }
 
  private:
@@ -88,10 +92,7 @@ struct TilePlane {
     static_assert(sizeof(T) == sizeof(float), "the digits of a float");
     const int digits = 23 - plane_exponent(start, column, row);
     const Plane<T> high = {rounded(start, digits), rounded(column, digits), rounded(row, digits)};
-    return {high,
-            {static_cast<T>(start - static_cast<double>(high.start)),
-             static_cast<T>(column - static_cast<double>(high.column)),
-             static_cast<T>(row - static_cast<double>(high.row))}};
+    return {high, high.remainder(start, column, row)};
   }
 
  private:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import row_losses
 import torch
 from conftest import need_gpu
 from torch import Tensor
@@ -61,9 +62,7 @@ def test_row_ops_equal_the_reference(name: str, shape: tuple[int, int]) -> None:
 
 
 def loss_and_gradients(function: Function, inputs: list[Tensor], scale: float, **options: Any) -> list[Tensor]:
-    leaves = [x.detach().requires_grad_() for x in inputs]
-    loss = function(*leaves, **options)
-    return [loss.detach(), *torch.autograd.grad(loss if scale == 1 else scale * loss, leaves)]
+    return row_losses.value_and_gradients(lambda *logits: scale * function(*logits, **options), *inputs)
 
 
 def assert_close_to(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
@@ -76,14 +75,11 @@ def assert_close_to(actual: list[Tensor], expected: list[Tensor], tolerance: flo
 @pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen_shannon"])
 @pytest.mark.parametrize("classes", [10, 4096, 10_007])
 def test_a_loss_with_its_gradients(classes: int, divergence: str, scale: float) -> None:
-    inputs = [3 * torch.randn(37, classes, dtype=torch.float64) for _ in range(2)]
     options = {"temperature": 2.0, "divergence": divergence}
-    expected = loss_and_gradients(reference.kl_disagreement, inputs, scale, **options)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
-        rounded = [x.to(dtype) for x in inputs]
-        if dtype == torch.bfloat16:
-            expected = loss_and_gradients(reference.kl_disagreement, [x.double() for x in rounded], scale, **options)
-        actual = loss_and_gradients(ops.kl_disagreement, [x.cuda() for x in rounded], scale, **options)
+        logits = list(row_losses.random_rows((37, classes), dtype)[:2])
+        expected = loss_and_gradients(reference.kl_disagreement, [x.double() for x in logits], scale, **options)
+        actual = loss_and_gradients(ops.kl_disagreement, [x.cuda() for x in logits], scale, **options)
         assert_close_to(actual, expected, tolerance)
 
 
